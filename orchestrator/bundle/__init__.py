@@ -1,0 +1,1 @@
+"""Bundles: a trained model with its evidence, written, verified, answered from and registered."""

@@ -1,0 +1,194 @@
+"""MODEL_CARD.md: what a person should know before trusting a bundle's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from orchestrator.bundle.manifest import Evaluation, Scores
+from orchestrator.errors import listing
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.parts import LOWER_IS_BETTER, TaskSpec
+from orchestrator.spec.record import Record
+
+_TITLES = {
+    "image-classification": "Image classification",
+    "image-multilabel-classification": "Multi-label image classification",
+}
+
+_USE = """\
+## Intended use and limits
+
+- Meant for images like those it was trained and tested on: the same subject, labels, kind of \
+camera and preparation. On others its accuracy is unknown.
+- It answers with one of its labels even for an image that shows none of them; it has no label for \
+"something else" unless one is listed.
+- Probabilities are the model's own. `ece` says how far they were from observed frequencies on the \
+data above; elsewhere they can be further off.
+- Metrics are averages. A class with few examples has an uncertain score, and groups that are not \
+labelled in the data were not examined.
+- Do not let it decide alone where an error harms a person. Measure it on your own data first \
+(`orchestrator evaluate`) and keep measuring it in use.
+- The licences of the training data and of the initial weights hold for this model too; they are \
+not recorded here."""
+
+_LOADING = """\
+## How to load it
+
+The folder is opened only if every file has the digest that `bundle.json` names. It holds no \
+pickle and needs no download.
+
+```sh
+orchestrator predict PATH_OF_THIS_FOLDER image.jpg
+```
+
+```python
+from orchestrator.bundle.bundle import open_bundle
+from orchestrator.bundle.predictor import load_predictor
+
+predictor = load_predictor(open_bundle("PATH_OF_THIS_FOLDER"))
+for answer in predictor.predict(["image.jpg"]):
+    print(answer)
+```"""
+
+
+def model_card(experiment: Experiment, record: Record, scores: Scores) -> str:
+    """The card as Markdown; equal arguments give equal text."""
+    title = f"# {_TITLES[experiment.task.kind]} with {_code(experiment.backbone.name)}"
+    parts = [
+        title,
+        _task(experiment.task),
+        _data(experiment, scores),
+        _training(experiment, record),
+        _metrics(experiment, scores),
+        *_classes(scores),
+        _USE,
+        _provenance(experiment, record),
+        _LOADING,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _task(task: TaskSpec) -> str:
+    rule = {
+        "image-classification": "Every image has exactly one of these labels",
+        "image-multilabel-classification": "An image has any number of these labels",
+    }[task.kind]
+    labels = ", ".join(_code(label) for label in task.labels)
+    return f"## Task\n\n{rule} ({len(task.labels)}): {labels}."
+
+
+def _data(experiment: Experiment, scores: Scores) -> str:
+    rows = [("training", scores.n_train_examples), ("validation", scores.validation.n_examples)]
+    if scores.test:
+        rows.append(("test", scores.test.n_examples))
+    counted = [[name, _count(n)] for name, n in rows]
+    size, contract = experiment.input.size, experiment.input
+    return (
+        f"## Data\n\n{_table(['set', 'examples'], counted)}\n\n"
+        f"Digest of the data: `{experiment.data_digest}`.\n\n"
+        f"Images are resized ({contract.interpolation}, {contract.crop_fraction:.3g} of the "
+        f"shorter side kept) to {size} x {size} pixels."
+    )
+
+
+def _training(experiment: Experiment, record: Record) -> str:
+    params = [
+        [key, _code(value)] for key, value in sorted(record.params.items()) if value is not None
+    ]
+    phases = [
+        [phase.name, str(phase.epochs), f"{phase.trainable:,} of {phase.total:,}", rates]
+        for phase in record.phases
+        for rates in [", ".join(f"{group.name} {group.lr:.3g}" for group in phase.groups)]
+    ]
+    text = (
+        f"## Training\n\nStrategy `{experiment.strategy.strategy}`, chosen by validation "
+        f"`{experiment.objective.metric}`; the weights are those of epoch "
+        f"{record.best_epoch or 'unknown'}."
+    )
+    if phases:
+        heads = ["phase", "epochs", "trained parameters", "peak rates"]
+        text += f"\n\n{_table(heads, phases)}"
+    return f"{text}\n\n{_table(['parameter', 'value'], params)}"
+
+
+def _metrics(experiment: Experiment, scores: Scores) -> str:
+    sets = {"validation": scores.validation} | ({"test": scores.test} if scores.test else {})
+    names = sorted({name for evaluation in sets.values() for name in evaluation.metrics})
+    rows = [[_metric_name(name), *(_score(e, name) for e in sets.values())] for name in names]
+    chosen = "The model was chosen by its validation scores, so they flatter it"
+    judged = (
+        "The test set was read once, after the search." if scores.test else "No test set was given."
+    )
+    return (
+        f"## Metrics\n\n{_table(['metric', *sets], rows)}\n\n{chosen}. {judged} Brackets are 95 % "
+        "intervals; for accuracy by Wilson's score. They cover the chance of drawing these "
+        "examples, not a change of the data."
+    )
+
+
+def _metric_name(name: str) -> str:
+    return f"{name} (lower is better)" if name in LOWER_IS_BETTER else name
+
+
+def _score(evaluation: Evaluation, name: str) -> str:
+    if name not in evaluation.metrics:
+        return "–"
+    value = f"{evaluation.metrics[name]:.4f}"
+    if name not in evaluation.intervals:
+        return value
+    low, high = evaluation.intervals[name]
+    return f"{value} [{low:.4f}, {high:.4f}]"
+
+
+def _classes(scores: Scores) -> Iterable[str]:
+    """The per-class table of the test, or else of the validation, where one was made."""
+    name, evaluation = (
+        ("test", scores.test)
+        if scores.test and scores.test.per_class
+        else ("validation", scores.validation)
+    )
+    if evaluation.per_class:
+        heads = ["label", "precision", "recall", "F1", "ROC AUC", "examples"]
+        rows = [
+            [
+                _code(row.label),
+                *(f"{value:.3f}" for value in (row.precision, row.recall, row.f1)),
+                "–" if row.roc_auc is None else f"{row.roc_auc:.3f}",
+                str(row.support),
+            ]
+            for row in evaluation.per_class
+        ]
+        yield f"### By class, on {name}\n\n{_table(heads, rows)}"
+
+
+def _provenance(experiment: Experiment, record: Record) -> str:
+    rows = [
+        ["experiment", _code(experiment.digest)],
+        ["trial", _code(record.trial)],
+        ["data", _code(experiment.data_digest)],
+        ["initial weights", _code(experiment.weights_digest)],
+        *(
+            [f"parent: {role}", _code(digest)]
+            for role, digest in sorted(experiment.parents.items())
+        ),
+        ["trained with", listing(f"{name} {v}" for name, v in sorted(record.versions.items()))],
+    ]
+    return (
+        f"## Provenance\n\n{_table(['what', 'digest or name'], rows)}\n\n"
+        "`experiment.json` and `record.json` hold all of it; `bundle.json` has every file's digest."
+    )
+
+
+def _count(n: int | None) -> str:
+    return "not recorded" if n is None else f"{n:,}"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _code(value: object) -> str:
+    """`value` as inline code that no table, line break or backtick in a label can leave."""
+    text = " ".join(str(value).split()).replace("|", "\\|").replace("`", "'")
+    return f"`{text}`"

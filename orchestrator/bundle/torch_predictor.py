@@ -1,0 +1,126 @@
+"""The Predictor that runs on torch, and the model inside it: backbone and head as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from orchestrator.bundle.bundle import Bundle
+from orchestrator.bundle.manifest import BundleManifest
+from orchestrator.bundle.predictor import Input, Pixels, Probabilities, answers, calibrated_task
+from orchestrator.data.transforms import normalized
+from orchestrator.errors import BundleError, SpecError
+from orchestrator.models.backbone import Backbone
+from orchestrator.models.building import build_backbone
+from orchestrator.models.head import build_head
+
+
+class Classifier(nn.Module):
+    """Images to logits; tensors are named `backbone.…` and `head.…`, as in model.safetensors."""
+
+    def __init__(self, backbone: Backbone, head: nn.Module, pooling: str) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.pooling = pooling
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, C] of float32 images [N, 3, S, S]."""
+        return cast(Tensor, self.head(self.backbone.features(images, self.pooling)))
+
+
+class TorchPredictor:
+    """Answers with a Classifier in eval mode, channels-last: CPUs and GPUs both favour that."""
+
+    def __init__(
+        self, manifest: BundleManifest, classifier: Classifier, *, device: torch.device
+    ) -> None:
+        self._manifest = manifest
+        self._task = calibrated_task(manifest)
+        self._device = device
+        self._classifier = classifier.eval().to(device, memory_format=torch.channels_last)
+
+    @property
+    def manifest(self) -> BundleManifest:
+        return self._manifest
+
+    @torch.inference_mode()
+    def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """What the head says, before temperature: float32 [N, C] of uint8 [N, 3, S, S]."""
+        self._refuse_other_shapes(pixels)
+        if not len(pixels):
+            return np.empty((0, self._task.n_outputs), np.float32)
+        images = torch.from_numpy(normalized(pixels, self._manifest.input))
+        images = images.to(self._device, memory_format=torch.channels_last)
+        return self._classifier(images).float().cpu().numpy()
+
+    def probabilities(self, pixels: Pixels) -> Probabilities:
+        scaled = self.logits(pixels) / np.float32(self._manifest.temperature)
+        return self._task.probabilities(scaled).astype(np.float32, copy=False)
+
+    def predict(
+        self, inputs: Sequence[Input], *, top: int = 5, batch_size: int = 32
+    ) -> Iterator[dict[str, Any]]:
+        return answers(self, inputs, top=top, batch_size=batch_size)
+
+    def _refuse_other_shapes(self, pixels: Pixels) -> None:
+        size = self._manifest.input.size
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, size, size):
+            raise SpecError(
+                f"pixels: {pixels.dtype} {list(pixels.shape)} is not uint8 [N, 3, {size}, {size}]. "
+                "Use eval_pixels_of with the bundle's input contract"
+            )
+
+
+def load_torch_predictor(bundle: Bundle, *, device: str, threads: int | None) -> TorchPredictor:
+    """See `load_predictor`."""
+    where = _device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    classifier = _build(bundle.manifest)
+    _fill(classifier, bundle)
+    return TorchPredictor(bundle.manifest, classifier, device=where)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise SpecError(f"device: {name!r} is none. Use cpu, cuda or cuda:N") from err
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SpecError(
+            f"device: {name!r} is not on this machine, which has {torch.cuda.device_count()} "
+            "CUDA devices. Use cpu"
+        )
+    return device
+
+
+def _build(manifest: BundleManifest) -> Classifier:
+    """The architecture with random weights."""
+    backbone = build_backbone(manifest.backbone, image_size=manifest.input.size)
+    pooling = manifest.strategy.pooling
+    head = build_head(
+        manifest.strategy,
+        n_features=backbone.feature_width(pooling),
+        n_outputs=len(manifest.task.labels),
+        seed=0,
+    )
+    return Classifier(backbone, head, pooling)
+
+
+def _fill(classifier: Classifier, bundle: Bundle) -> None:
+    try:
+        classifier.load_state_dict(load(bundle.read("model.safetensors")), strict=True)
+    except (SafetensorError, RuntimeError) as err:
+        versions = ", ".join(f"{name} {v}" for name, v in bundle.manifest.versions.items())
+        raise BundleError(
+            f"{bundle.path}: model.safetensors does not fit {bundle.manifest.backbone.name} as the "
+            f"installed libraries build it. It was written with {versions}: {err}"
+        ) from err

@@ -1,0 +1,219 @@
+"""Writing a Bundle: whole or not at all, and only if what was written answers like the model."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import hashlib
+import importlib.metadata
+import platform
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save
+from torch import nn
+
+from orchestrator.bundle.bundle import Bundle, open_bundle
+from orchestrator.bundle.manifest import (
+    MANIFEST,
+    BundleManifest,
+    Evaluation,
+    FileEntry,
+    FileName,
+    Scores,
+    render,
+    sealed,
+)
+from orchestrator.bundle.model_card import model_card
+from orchestrator.bundle.predictor import Pixels
+from orchestrator.bundle.torch_predictor import Classifier, TorchPredictor, load_torch_predictor
+from orchestrator.errors import BundleError, IntegrityError
+from orchestrator.models.backbone import Backbone
+from orchestrator.spec.durable import sync_folder, write_durably
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.parts import TaskSpec
+from orchestrator.spec.record import Record
+from orchestrator.tasks.metrics import wilson_interval
+
+_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow")
+
+
+def write_bundle(
+    folder: Path | str,
+    *,
+    experiment: Experiment,
+    record: Record,
+    backbone: Backbone,
+    head: nn.Module,
+    test: Mapping[str, Any] | None,
+    samples: Pixels,
+    created_at: str,
+    n_examples: Mapping[str, int] | None = None,
+    temperature: float = 1.0,
+    threshold: float = 0.5,
+) -> Bundle:
+    """A new Bundle in `folder`, which appears there complete and verified or not at all.
+
+    What was written is loaded again and must answer `samples` bit for bit as the model in memory
+    does. The model itself is left as it is.
+
+    Args:
+        folder: Must not exist yet, be empty, or hold a bundle of the same content, whatever its
+            time; that one is then returned as it is.
+        experiment: What was run.
+        record: What came out; its `validation` becomes the bundle's.
+        backbone: As trained, on any device.
+        head: As trained, on any device.
+        test: The winner's test result as the JSON of an `Evaluation`, such as `{"metrics":
+            {"accuracy": 0.9}, "n_examples": 400, "per_class": […]}`; None if there was none.
+        samples: uint8 [n, 3, S, S], real evaluation inputs, n at least 1.
+        created_at: ISO 8601 with a time zone.
+        n_examples: Examples in `train` and `validation`, where known; with the latter the
+            validation accuracy has an interval.
+        temperature: Divides the logits.
+        threshold: Probability from which a label of a multi-label task is answered.
+
+    Raises:
+        BundleError: If something else is in `folder`, or an argument is not allowed.
+        IntegrityError: If the written bundle does not answer as the model does.
+    """
+    if record.experiment != experiment:
+        raise BundleError(f"record {record.trial} is of another experiment than {experiment.id}")
+    counts = dict(n_examples or {})
+    scores = Scores(
+        validation=_evaluation(
+            {"metrics": record.validation, "n_examples": counts.get("validation")}, experiment.task
+        ),
+        test=None if test is None else _evaluation(test, experiment.task),
+        n_train_examples=counts.get("train"),
+    )
+    classifier = _copied(Classifier(backbone, head, experiment.strategy.pooling))
+    contents: dict[FileName, bytes] = {
+        "model.safetensors": _tensors(classifier),
+        "experiment.json": render(experiment.to_json()),
+        "record.json": render(record.to_json()),
+        "MODEL_CARD.md": model_card(experiment, record, scores).encode(),
+    }
+    manifest = sealed(
+        {
+            "task": experiment.task,
+            "input": experiment.input,
+            "backbone": experiment.backbone.model_copy(update={"weights": "none"}),
+            "strategy": experiment.strategy,
+            "temperature": temperature,
+            "threshold": threshold,
+            "scores": scores,
+            "experiment": experiment.digest,
+            "versions": _versions(),
+            "created_at": created_at,
+            "files": {name: _entry(content) for name, content in contents.items()},
+        }
+    )
+    return _publish(Path(folder).absolute(), manifest, contents, classifier, samples)
+
+
+def _evaluation(value: Mapping[str, Any], task: TaskSpec) -> Evaluation:
+    """`value` with the interval of its accuracy, if it is a proportion of independent examples.
+
+    The accuracy of a multi-label task counts the labels of one image as if they were independent:
+    a binomial interval would be too narrow, so it gets none.
+    """
+    try:
+        given = Evaluation.model_validate(value)
+    except ValidationError as err:
+        raise BundleError(f"not the scores of an evaluation: {err}") from err
+    single = task.kind == "image-classification"
+    if not (single and given.n_examples and "accuracy" in given.metrics):
+        return given
+    right = round(given.metrics["accuracy"] * given.n_examples)
+    intervals = {"accuracy": wilson_interval(right, given.n_examples)} | given.intervals
+    return given.model_copy(update={"intervals": intervals})
+
+
+def _copied(classifier: Classifier) -> Classifier:
+    return copy.deepcopy(classifier).cpu().requires_grad_(False)
+
+
+def _tensors(classifier: Classifier) -> bytes:
+    """The weights as safetensors; each tensor a dense copy, since the format allows no sharing."""
+    state = classifier.state_dict()
+    return save({name: tensor.contiguous().clone() for name, tensor in state.items()})
+
+
+def _entry(content: bytes) -> FileEntry:
+    return FileEntry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version()} | libraries
+
+
+def _publish(
+    folder: Path,
+    manifest: BundleManifest,
+    contents: Mapping[FileName, bytes],
+    classifier: Classifier,
+    samples: Pixels,
+) -> Bundle:
+    with _staging(folder) as staging:
+        for name, content in contents.items():
+            write_durably(staging / name, content)
+        write_durably(staging / MANIFEST, render(manifest.to_json()))
+        _prove(open_bundle(staging), classifier, samples)
+        try:
+            staging.rename(folder)  # replaces an empty folder, refuses any other
+        except OSError as err:
+            if err.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            return _existing(folder, manifest)
+        sync_folder(folder.parent)
+    return open_bundle(folder)
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, so that a rename can publish it; gone at the end."""
+    staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _existing(folder: Path, manifest: BundleManifest) -> Bundle:
+    try:
+        existing = open_bundle(folder)
+    except (BundleError, IntegrityError) as err:
+        raise BundleError(f"{folder} is taken and is no whole bundle. Choose another") from err
+    if not existing.manifest.same_content(manifest):
+        raise BundleError(
+            f"{folder} already holds another bundle ({existing.digest[:12]}, written "
+            f"{existing.manifest.created_at}). Choose another folder; bundles are not overwritten"
+        )
+    return existing
+
+
+def _prove(bundle: Bundle, classifier: Classifier, samples: Pixels) -> None:
+    """Refuse a bundle that does not answer as the model that it was written from."""
+    if not len(samples):
+        raise BundleError("samples: none given. Give real evaluation inputs to compare answers on")
+    cpu = torch.device("cpu")
+    expected = TorchPredictor(bundle.manifest, classifier, device=cpu).logits(samples)
+    written = load_torch_predictor(bundle, device="cpu", threads=None).logits(samples)
+    if not np.isfinite(expected).all():
+        raise BundleError("the model answers NaN or infinity on real inputs. Train it again")
+    if written.tobytes() != expected.tobytes():
+        gap = float(np.abs(written - expected).max())
+        raise IntegrityError(
+            f"the written model's logits differ from the model's in memory by up to {gap:.3g}: "
+            "part of it is not among its parameters and buffers, so it cannot be kept"
+        )

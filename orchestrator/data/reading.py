@@ -1,0 +1,261 @@
+"""A location → rows: one for each labelled image, wherever and however it is stored."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
+
+from orchestrator.data import locations
+from orchestrator.data.audit import AuditFinding
+from orchestrator.data.blobs import BlobWriter, map_table, write_table
+from orchestrator.data.folders import Tree, read_tree
+from orchestrator.data.hub_datasets import (
+    is_hub_id,
+    is_saved_dataset,
+    open_hub_dataset,
+    open_saved_dataset,
+)
+from orchestrator.data.labels import LabelFault, many_labels, normal_label, one_label
+from orchestrator.data.tables import (
+    INPUT_NAMES,
+    LABEL_NAMES,
+    Cells,
+    Table,
+    find_column,
+    open_manifest,
+)
+from orchestrator.errors import DataError, listing
+from orchestrator.spec.data import DataSpec
+from orchestrator.spec.frozen import digest_of
+
+_FORMAT = 1  # of stored readings
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One labelled image, not looked at yet.
+
+    `blob` is its row in the reading's blob file, -1 for an image in a file of its own. `version`
+    changes with the bytes; None when it has not been asked for yet.
+    """
+
+    uri: str
+    labels: tuple[str, ...]
+    blob: int = -1
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All rows of one location, in its order, and what was noticed."""
+
+    location: str
+    rows: tuple[Row, ...]
+    blobs: Path | None = None
+    findings: tuple[AuditFinding, ...] = field(default=())
+
+
+def read_location(
+    location: str, spec: DataSpec, *, split: str, multilabel: bool, cache: Path
+) -> Reading:
+    """The rows of `location`, of whichever kind it is.
+
+    Images that are bytes in a table are streamed into `cache` once, and found there again as long
+    as the table's size and modification time stay.
+
+    Args:
+        location: What the spec says for this split.
+        spec: Gives the columns and the label separator.
+        split: `train`, `validation` or `test`; chosen where a data set has several.
+        multilabel: Whether an image has any number of labels rather than one.
+        cache: Local folder that outlives the process.
+
+    Raises:
+        DataError: There is nothing there, or it cannot be read as labelled images.
+    """
+    place = locations.normal_location(location)
+    if not place.startswith("hub:") and locations.exists(place):
+        if not locations.is_folder(place):
+            return _read_table(open_manifest(place), place, spec, multilabel, cache)
+        if is_saved_dataset(place):
+            table = open_saved_dataset(place, split=split)
+            return _read_table(table, place, spec, multilabel, cache)
+        return _read_folder(place, multilabel)
+    if is_hub_id(place):
+        table = open_hub_dataset(place, split=split, cache=cache)
+        return _read_table(table, place, spec, multilabel, cache)
+    raise DataError(
+        f"data.{split}: {location} does not exist. Give a class-per-folder tree, a CSV, JSONL or "
+        "Parquet manifest, a folder of save_to_disk, hub:OWNER/NAME, or a URI to one of these"
+    )
+
+
+def _read_folder(folder: str, multilabel: bool) -> Reading:
+    if multilabel:
+        raise DataError(
+            f"{folder}: a folder gives an image one label. For task image-multilabel-"
+            "classification write a manifest: CSV with the columns path, labels"
+        )
+    tree = read_tree(folder)
+    rows = tuple(
+        Row(file.uri, (normal_label(name),), version=file.version) for name, file in tree.images
+    )
+    spellings = _several_spellings((name, normal_label(name)) for name, _ in tree.images)
+    return Reading(folder, rows, findings=(*_tree_findings(folder, tree), *spellings))
+
+
+def _tree_findings(folder: str, tree: Tree) -> Iterator[AuditFinding]:
+    if tree.loose:
+        yield AuditFinding.of(
+            "loose-files",
+            "warning",
+            f"{folder}: {len(tree.loose)} images lie in no class folder and are not used",
+            tree.loose,
+        )
+    if tree.empty:
+        yield AuditFinding.of(
+            "empty-class",
+            "warning",
+            f"{folder}: {len(tree.empty)} class folders have no image and are not used",
+            tree.empty,
+        )
+    if tree.other:
+        count = sum(tree.other.values())
+        yield AuditFinding.of(
+            "other-files",
+            "note",
+            f"{folder}: {count} files are no images and are not used",
+            [f"{n} x {suffix}" for suffix, n in sorted(tree.other.items())],
+            count=count,
+        )
+
+
+def _read_table(
+    table: Table, location: str, spec: DataSpec, multilabel: bool, cache: Path
+) -> Reading:
+    image = find_column(table, location, role="input", wanted=spec.input_column, names=INPUT_NAMES)
+    label = find_column(table, location, role="label", wanted=spec.label_column, names=LABEL_NAMES)
+    identity = [_FORMAT, location, table.version, image, label, spec.label_separator, multilabel]
+    stored = cache / "readings" / f"{digest_of(identity)}.arrow"
+    with contextlib.suppress(OSError, pa.ArrowException):
+        return _stored_reading(stored, location)
+    builder = _RowBuilder(location, table.base, spec.label_separator, multilabel)
+    with BlobWriter(cache / "blobs") as writer:
+        rows = tuple(builder.rows(table.rows(image, label), writer))
+        builder.raise_faults()
+        blobs = writer.close() if writer.count else None
+    reading = Reading(location, rows, blobs, tuple(_several_spellings(builder.spellings)))
+    if blobs is not None:
+        _store(stored, reading)
+    return reading
+
+
+class _RowBuilder:
+    """Turns cells into rows, and collects what is wrong with them, to tell it all at once."""
+
+    def __init__(self, location: str, base: str, separator: str, multilabel: bool) -> None:
+        self._location = location
+        self._base = base
+        self._separator = separator
+        self._multilabel = multilabel
+        self._faults: dict[str, list[int]] = defaultdict(list)
+        self.spellings: set[tuple[str, str]] = set()
+
+    def rows(self, table: Iterable[Cells], writer: BlobWriter) -> Iterator[Row]:
+        """The rows without a fault."""
+        for number, cells in enumerate(table):
+            try:
+                labels = self._labels(cells.label)
+                data = _image_of(cells.image)
+            except LabelFault as fault:
+                self._faults[str(fault)].append(number)
+                continue
+            if isinstance(data, bytes):
+                yield Row(f"{self._location}#{number}", labels, writer.add(data))
+            else:
+                yield Row(locations.join(self._base, data), labels)
+
+    def raise_faults(self) -> None:
+        """Raise DataError if any row had a fault."""
+        if self._faults:
+            parts = [
+                f"{len(rows)} rows have {fault}: rows {listing(rows)}"
+                for fault, rows in self._faults.items()
+            ]
+            raise DataError(
+                f"{self._location}: {'; '.join(parts)} (the first row is 0). "
+                "Complete or remove these rows"
+            )
+
+    def _labels(self, cell: object) -> tuple[str, ...]:
+        if self._multilabel:
+            return many_labels(cell, self._separator)
+        label = one_label(cell)
+        if isinstance(cell, str):
+            self.spellings.add((cell.strip(), label))
+        return (label,)
+
+
+def _image_of(cell: object) -> bytes | str:
+    """Bytes or a path, from a plain cell or the `{bytes, path}` of `datasets`."""
+    if isinstance(cell, dict):
+        data, path = cell.get("bytes"), cell.get("path")
+        cell = data if data is not None else path
+    if isinstance(cell, bytes) or (isinstance(cell, str) and cell):
+        return cell
+    if cell is None or cell == "":
+        raise LabelFault("no image")
+    raise LabelFault(f"a {type(cell).__name__} for an image, neither a path nor bytes")
+
+
+def _several_spellings(pairs: Iterable[tuple[str, str]]) -> Iterator[AuditFinding]:
+    """A note on labels that were written with different Unicode or spaces, and are now one."""
+    written: dict[str, set[str]] = defaultdict(set)
+    for raw, label in pairs:
+        written[label].add(raw)
+    merged = sorted(label for label, forms in written.items() if len(forms) > 1)
+    if merged:
+        yield AuditFinding.of(
+            "spellings",
+            "note",
+            f"{len(merged)} labels were written in several Unicode forms or with spaces; merged",
+            merged,
+        )
+
+
+def _store(path: Path, reading: Reading) -> None:
+    """Keep a reading beside its blobs, so that bytes are streamed only once."""
+    assert reading.blobs is not None
+    spellings = [finding.model_dump_json() for finding in reading.findings]
+    table = pa.table(
+        {
+            "uri": pa.array([row.uri for row in reading.rows], pa.large_string()),
+            "labels": pa.array([row.labels for row in reading.rows], pa.list_(pa.string())),
+            "blob": pa.array([row.blob for row in reading.rows], pa.int64()),
+        }
+    ).replace_schema_metadata({"blobs": reading.blobs.name, "findings": "\n".join(spellings)})
+    write_table(path, table)
+
+
+def _stored_reading(path: Path, location: str) -> Reading:
+    """The reading that `_store` kept.
+
+    Raises:
+        OSError: There is none, or its blobs are gone.
+    """
+    table = map_table(path)
+    metadata: dict[bytes, bytes] = table.schema.metadata
+    blobs = path.parent.parent / "blobs" / metadata[b"blobs"].decode()
+    blobs.stat()
+    findings = metadata[b"findings"].decode().splitlines()
+    columns: list[Any] = [table.column(name).to_pylist() for name in ("uri", "labels", "blob")]
+    rows = tuple(Row(uri, tuple(labels), blob) for uri, labels, blob in zip(*columns, strict=True))
+    return Reading(
+        location, rows, blobs, tuple(AuditFinding.model_validate_json(line) for line in findings)
+    )

@@ -1,0 +1,173 @@
+"""Every image decoded once, before any compute is spent: its content hash, or why it has none.
+
+What was learnt is kept by (location, file, size, modification time, decoder), so that a second
+start on unchanged data decodes nothing, and one on grown data decodes what is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL
+import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
+from PIL import Image, features
+
+from orchestrator.data import locations
+from orchestrator.data.blobs import Blobs, map_table, write_table
+from orchestrator.data.decoding import MAX_PIXELS, UndecodableImage, decode_rgb
+from orchestrator.data.reading import Reading, Row
+from orchestrator.spec.frozen import digest_of
+
+Progress = Callable[[int, int], None]  # images done, images in all
+
+_FORMAT = 1  # of stored scans
+_BLOCK = 256  # images between two calls of progress
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What decoding an image gave: the hash of its pixels, or the reason why there are none."""
+
+    content: str = ""
+    fault: str = ""
+
+
+def pixel_hash(image: Image.Image) -> str:
+    """BLAKE2b of size and pixels of an RGB image: equal for equal images in any file format."""
+    digest = hashlib.blake2b(
+        f"{image.mode} {image.width} {image.height}\n".encode(), digest_size=16
+    )
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def scan(
+    readings: Sequence[Reading],
+    *,
+    cache: Path,
+    threads: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+) -> list[list[Scanned]]:
+    """Decode every image of `readings` that is not known yet.
+
+    Interrupted, it keeps what it has done.
+
+    Args:
+        readings: The locations; one list of results comes back for each, in the order of its rows.
+        cache: Local folder that outlives the process.
+        threads: How many decode at once; Pillow decodes outside of Python's lock. As many as there
+            are cores when not given.
+        max_pixels: Above which an image counts as undecodable.
+        progress: Called with the number of images done and of all.
+    """
+    total = sum(len(reading.rows) for reading in readings)
+    done = 0
+    results = []
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        for reading in readings:
+            scans: list[Scanned] = []
+            with closing(_scan_blocks(reading, pool, cache, max_pixels)) as blocks:
+                for block in blocks:
+                    scans += block
+                    done += len(block)
+                    if progress is not None:
+                        progress(done, total)
+            results.append(scans)
+    return results
+
+
+def _scan_blocks(
+    reading: Reading, pool: ThreadPoolExecutor, cache: Path, max_pixels: int
+) -> Generator[list[Scanned]]:
+    identity = [_FORMAT, reading.location, max_pixels, PIL.__version__, features.version("jpg")]
+    store = _ScanStore(cache / "scans" / f"{digest_of(identity)}.arrow")
+    scanner = _Scanner(reading, store, max_pixels)
+    try:
+        for start in range(0, len(reading.rows), _BLOCK):
+            yield list(pool.map(scanner.scan, reading.rows[start : start + _BLOCK]))
+    finally:
+        store.save()
+
+
+class _Scanner:
+    """Scans rows of one reading; used by several threads."""
+
+    def __init__(self, reading: Reading, store: _ScanStore, max_pixels: int) -> None:
+        self._blobs = Blobs(reading.blobs) if reading.blobs is not None else None
+        self._blobs_version = reading.blobs.stem if reading.blobs is not None else ""
+        self._store = store
+        self._max_pixels = max_pixels
+
+    def scan(self, row: Row) -> Scanned:
+        """The content hash of `row`'s image. A file that cannot be read now is not remembered."""
+        try:
+            version = self._version(row)
+            known = self._store.known.get((row.uri, version))
+            if known is None:
+                known = self._decode(row)
+                self._store.new[row.uri, version] = known
+        except OSError as err:
+            return Scanned(fault=f"cannot be read: {err.strerror or err or type(err).__name__}")
+        return known
+
+    def _version(self, row: Row) -> str:
+        if row.blob >= 0:
+            return self._blobs_version
+        return row.version or locations.version_of(row.uri)
+
+    def _decode(self, row: Row) -> Scanned:
+        data: bytes | Path
+        if row.blob >= 0:
+            assert self._blobs is not None
+            data = self._blobs[row.blob]
+        else:
+            local = not locations.is_uri(row.uri)
+            data = Path(row.uri) if local else locations.read_bytes(row.uri)
+        try:
+            return Scanned(content=pixel_hash(decode_rgb(data, max_pixels=self._max_pixels)))
+        except UndecodableImage as err:
+            return Scanned(fault=err.reason)
+
+
+class _ScanStore:
+    """Scans of one location by (uri, version), on disk between runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.known: dict[tuple[str, str], Scanned] = self._load()
+        self.new: dict[tuple[str, str], Scanned] = {}
+
+    def save(self) -> None:
+        """Write what is new along with what was known."""
+        if not self.new:
+            return
+        merged = self.known | self.new
+        table = pa.table(
+            {
+                "uri": pa.array([uri for uri, _ in merged], pa.large_string()),
+                "version": pa.array([version for _, version in merged], pa.large_string()),
+                "content": pa.array([s.content for s in merged.values()], pa.large_string()),
+                "fault": pa.array([s.fault for s in merged.values()], pa.large_string()),
+            }
+        )
+        write_table(self._path, table)
+
+    def _load(self) -> dict[tuple[str, str], Scanned]:
+        try:
+            table = map_table(self._path)
+        except (OSError, pa.ArrowException):  # none yet, or cut short by a crash: decode again
+            return {}
+        names = ("uri", "version", "content", "fault")
+        columns: list[Any] = [table.column(name).to_pylist() for name in names]
+        return {
+            (uri, version): Scanned(content, fault)
+            for uri, version, content, fault in zip(*columns, strict=True)
+        }

@@ -1,0 +1,271 @@
+"""Manifests: CSV, JSONL and Parquet as one interface, read as a stream."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Protocol
+
+import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
+import pyarrow.parquet as pq  # type: ignore[import-untyped,unused-ignore]
+
+from orchestrator.data import locations
+from orchestrator.errors import DataError, listing
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
+_PARQUET_ROWS = 128  # rows with their image bytes that are in memory at once
+
+# Usual column names, best first.
+INPUT_NAMES = (
+    "image",
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "filepath",
+    "file_path",
+    "image_path",
+    "image_file",
+    "image_name",
+    "img",
+    "img_path",
+    "uri",
+    "url",
+    "bytes",
+    "image_bytes",
+)
+LABEL_NAMES = (
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "target",
+    "targets",
+    "category",
+    "categories",
+    "tag",
+    "tags",
+    "class_name",
+    "label_name",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """One row: the image as bytes, path or `{bytes, path}`, and the label or labels as written."""
+
+    image: object
+    label: object
+
+
+class Table(Protocol):
+    """A manifest or data set with named columns."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns."""
+
+    @property
+    def version(self) -> str:
+        """Changes when the content may have changed."""
+
+    @property
+    def base(self) -> str:
+        """The folder that relative paths start from."""
+
+    @property
+    def preferred(self) -> tuple[str | None, str | None]:
+        """The input and label columns that the format itself marks as such."""
+
+    def rows(self, image: str, label: str) -> Iterator[Cells]:
+        """The cells of two columns, row by row."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the three file formats share."""
+
+    location: str
+    columns: tuple[str, ...]
+    preferred: tuple[None, None] = (None, None)
+
+    def rows(self, image: str, label: str) -> Iterator[Cells]:
+        """The cells of two columns, row by row."""
+        raise NotImplementedError
+
+    @property
+    def version(self) -> str:
+        """Size and modification time."""
+        return locations.version_of(self.location)
+
+    @property
+    def base(self) -> str:
+        """The folder that the manifest is in."""
+        return locations.parent(self.location)
+
+
+class DelimitedManifest(Manifest):
+    """CSV (comma or semicolon) or TSV, UTF-8 with a header row; every cell is text."""
+
+    @classmethod
+    def open(cls, location: str) -> DelimitedManifest:
+        """Read the header."""
+        header = next((cells for _, cells in cls._lines(location)), None)
+        if header is None:
+            raise DataError(f"{location}: the file is empty. Write a header row and a row an image")
+        return cls(location, tuple(name.strip() for name in header))
+
+    def rows(self, image: str, label: str) -> Iterator[Cells]:
+        """The cells of two columns, row by row; a row of another width is refused."""
+        at_image, at_label = self.columns.index(image), self.columns.index(label)
+        lines = self._lines(self.location)
+        next(lines)
+        for number, cells in lines:
+            if len(cells) != len(self.columns):
+                raise DataError(
+                    f"{self.location}, line {number}: {len(cells)} cells where the header has "
+                    f"{len(self.columns)}. Put cells that contain the delimiter in quotes"
+                )
+            yield Cells(cells[at_image].strip(), cells[at_label])
+
+    @staticmethod
+    def _lines(location: str) -> Iterator[tuple[int, list[str]]]:
+        """Line numbers and cells of the lines that are not blank, the header first."""
+        with locations.open_binary(location) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+            try:
+                first = text.readline()
+                text.seek(0)
+                reader = csv.reader(text, delimiter=_delimiter(first), strict=True)
+                for cells in reader:
+                    if cells:
+                        yield reader.line_num, cells
+            except UnicodeDecodeError as err:
+                raise DataError(f"{location}: not UTF-8 ({err.reason}). Save it as UTF-8") from err
+            except csv.Error as err:
+                raise DataError(f"{location}: not readable as CSV: {err}") from err
+
+
+class JsonLinesManifest(Manifest):
+    """One JSON object a line, UTF-8."""
+
+    @classmethod
+    def open(cls, location: str) -> JsonLinesManifest:
+        """Read the keys of the first object."""
+        first = next(cls._objects(location), None)
+        if first is None:
+            raise DataError(f"{location}: the file is empty. Write one JSON object an image")
+        return cls(location, tuple(first))
+
+    def rows(self, image: str, label: str) -> Iterator[Cells]:
+        """The values of two keys, line by line; an absent key is null."""
+        for value in self._objects(self.location):
+            yield Cells(value.get(image), value.get(label))
+
+    @staticmethod
+    def _objects(location: str) -> Iterator[dict[str, object]]:
+        with locations.open_binary(location) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _json_object(line, f"{location}, line {number}")
+
+
+class ParquetManifest(Manifest):
+    """Parquet with paths, bytes, or the `{bytes, path}` of `datasets` in the input column."""
+
+    @classmethod
+    def open(cls, location: str) -> ParquetManifest:
+        """Read the schema."""
+        with locations.open_binary(location) as file:
+            try:
+                return cls(location, tuple(pq.ParquetFile(file).schema_arrow.names))
+            except (pa.ArrowException, OSError) as err:
+                raise DataError(f"{location}: not readable as Parquet: {err}") from err
+
+    def rows(self, image: str, label: str) -> Iterator[Cells]:
+        """The cells of two columns, a few rows in memory at a time."""
+        with locations.open_binary(self.location) as file:
+            source = pq.ParquetFile(file, pre_buffer=False)
+            batches = source.iter_batches(batch_size=_PARQUET_ROWS, columns=[image, label])
+            try:
+                for batch in batches:
+                    yield from arrow_cells(batch.column(image), batch.column(label))
+            except (pa.ArrowException, OSError) as err:
+                raise DataError(f"{self.location}: damaged Parquet: {err}") from err
+
+
+def open_manifest(location: str) -> Manifest:
+    """The manifest at `location`, its format told by the suffix.
+
+    Raises:
+        DataError: Another suffix, or a file that is not what its suffix says.
+    """
+    match PurePosixPath(location).suffix.lower():
+        case ".csv" | ".tsv":
+            return DelimitedManifest.open(location)
+        case ".jsonl" | ".ndjson":
+            return JsonLinesManifest.open(location)
+        case ".parquet" | ".pq":
+            return ParquetManifest.open(location)
+        case suffix:
+            raise DataError(
+                f"{location}: {suffix or 'no suffix'} is no manifest format. "
+                f"Use a class-per-folder tree or one of {listing(SUFFIXES)}"
+            )
+
+
+def arrow_cells(images: object, labels: object) -> Iterator[Cells]:
+    """Rows of two Arrow columns of equal length, one Python value at a time."""
+    for image, label in zip(images, labels, strict=True):  # type: ignore[call-overload]
+        yield Cells(image.as_py(), label.as_py())
+
+
+def find_column(
+    table: Table, location: str, *, role: str, wanted: str | None, names: Sequence[str]
+) -> str:
+    """The column that plays `role`: the one asked for, the format's own, or the first known name.
+
+    Args:
+        table: Where to look.
+        location: For messages.
+        role: `input` or `label`, as in the spec's `input_column` and `label_column`.
+        wanted: What the spec says.
+        names: Usual names, best first; case does not matter.
+
+    Raises:
+        DataError: There is no such column.
+    """
+    has = f"It has {listing(table.columns)}"
+    if wanted is not None:
+        if wanted not in table.columns:
+            raise DataError(f"{location}: data.{role}_column {wanted!r} is no column. {has}")
+        return wanted
+    marked = table.preferred[0 if role == "input" else 1]
+    if marked is not None:
+        return marked
+    by_name = {column.casefold(): column for column in reversed(table.columns)}
+    found = next((by_name[name] for name in names if name in by_name), None)
+    if found is None:
+        raise DataError(
+            f"{location}: no column is named like an {role} column ({listing(names)}). "
+            f"{has}. Name one in data.{role}_column"
+        )
+    return found
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _json_object(line: bytes, where: str) -> dict[str, object]:
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as err:
+        raise DataError(f"{where}: not JSON: {err}") from err
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: {type(value).__name__}, where a JSON object is expected")
+    return value

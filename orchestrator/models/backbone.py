@@ -1,0 +1,247 @@
+"""The Backbone: a pretrained feature extractor as ordered stages that can be cut anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from orchestrator.models.split import Split
+from orchestrator.spec.parts import BackboneSpec, InputContract
+
+Pooling = Literal["last", "multi-scale"]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What a frozen prefix hands on: all that later stages and the pooling need of it.
+
+    Attributes:
+        activations: Output of stage `cut`.
+        pooled: float32 `[N, 2 * sum(widths[1 : cut + 1])]`, the multi-scale columns of the stages
+            up to the cut; no columns for pooling `last`.
+    """
+
+    activations: Tensor
+    pooled: Tensor
+
+
+class Backbone(nn.Module):
+    """A pretrained feature extractor: stem, S stages, pooling.
+
+    A frozen stage is in eval mode whatever `train()` says; see `freezing.set_trainable`, which owns
+    `trainable` and `batch_norm_adapts`. A new backbone is in eval mode with everything trainable.
+
+    Attributes:
+        stages: Stage 0 is the stem, 1 … S the stages; closing conv and norm are inside the last.
+        closing: Pools the last stage for `pooling: last`; its parameters count with that stage.
+        n_stages: S.
+        widths: Channels of the output of each stage 0 … S.
+        cuts: Stages after which one tensor carries all that follows; every stage but for a pyramid.
+        input: How images must be prepared, at the size that this backbone was built for.
+        library_names: The library's name of each own parameter and buffer.
+
+    Args:
+        split: The library's model, taken apart.
+        spec: What it was built from.
+        contract: Its input contract.
+        library: The library's model itself, for the names of its tensors; it is not kept.
+    """
+
+    def __init__(
+        self, split: Split, *, spec: BackboneSpec, contract: InputContract, library: nn.Module
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.input = contract
+        self.stages = nn.ModuleList(split.stages)
+        self.closing = split.closing
+        self.n_stages = len(split.stages) - 1
+        self.cuts = split.cuts or tuple(range(self.n_stages + 1))
+        self.trainable = frozenset(range(self.n_stages + 1))
+        self.batch_norm_adapts = True
+        self._channels_last = split.channels_last
+        self._n_prefix_tokens = split.n_prefix_tokens
+        names = {id(tensor): name for name, tensor in library.state_dict(keep_vars=True).items()}
+        own = self.state_dict(keep_vars=True)
+        self.library_names = {name: names[id(tensor)] for name, tensor in own.items()}
+        self._assert_partition()
+        self.eval()
+        self.widths, self._last_width = self._measure()
+
+    def modules_of(self, stage: int) -> tuple[nn.Module, ...]:
+        """The modules that stage 0 … S is made of; the last has the closing ones."""
+        modules: tuple[nn.Module, ...] = (self.stages[stage],)
+        return (*modules, self.closing) if stage == self.n_stages else modules
+
+    def parameters_of(self, stage: int) -> Iterator[nn.Parameter]:
+        """The parameters of stage 0 … S."""
+        for module in self.modules_of(stage):
+            yield from module.parameters()
+
+    def feature_width(self, pooling: Pooling = "last") -> int:
+        """Columns of `features` under a pooling."""
+        return self._last_width if pooling == "last" else 2 * sum(self.widths[1:])
+
+    def deepest_cut(self, n_trainable: int) -> int | None:
+        """The last cut before the stages that train, or None if the stem trains as well.
+
+        Args:
+            n_trainable: How many stages train, counted from the output.
+        """
+        below = [cut for cut in self.cuts if cut <= self.n_stages - n_trainable]
+        return below[-1] if below else None
+
+    def features(self, images: Tensor, pooling: Pooling = "last") -> Tensor:
+        """Pooled features of prepared images.
+
+        `last` is what the library's own classifier sees; `multi-scale` is mean and max over the
+        positions (patch tokens of a transformer) of every stage 1 … S, in a row.
+
+        Args:
+            images: `[N, 3, H, W]`, prepared as `input` says.
+            pooling: Which features.
+
+        Returns:
+            float32 `[N, feature_width(pooling)]`.
+        """
+        return self._features(images, first=0, pooling=pooling, pooled=[])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`features` under pooling `last`."""
+        return self.features(images)
+
+    def forward_prefix(self, images: Tensor, cut: int) -> Tensor:
+        """The output of stage `cut`, from images `[N, 3, H, W]`."""
+        return self.prefix(images, cut).activations
+
+    def prefix(self, images: Tensor, cut: int, pooling: Pooling = "last") -> Prefix:
+        """Runs stages 0 … `cut`; with pooling `multi-scale`, pools them on the way.
+
+        Args:
+            images: `[N, 3, H, W]`.
+            cut: One of `cuts`.
+            pooling: What `features_from` will be asked for.
+        """
+        self._assert_cut(cut)
+        x: Any = images
+        pooled: list[Tensor] = []
+        for stage in range(cut + 1):
+            x = self.stages[stage](x)
+            if pooling == "multi-scale" and stage > 0:
+                pooled.append(self._pool_stage(x))
+        empty = torch.zeros(len(images), 0, device=images.device)
+        return Prefix(x, torch.cat(pooled, dim=1) if pooled else empty)
+
+    def forward_suffix(self, activations: Tensor, cut: int) -> Tensor:
+        """The output of the last stage, from the output of stage `cut`."""
+        self._assert_cut(cut)
+        x: Any = activations
+        for stage in range(cut + 1, self.n_stages + 1):
+            x = self.stages[stage](x)
+        last: Tensor = x
+        return last
+
+    def pooled(self, activations: Tensor) -> Tensor:
+        """Features `last`, float32 `[N, D]`, from the output of the last stage."""
+        features: Tensor = self.closing(activations)
+        return features.float()
+
+    def features_from(
+        self,
+        activations: Tensor,
+        cut: int,
+        pooling: Pooling = "last",
+        earlier: Tensor | None = None,
+    ) -> Tensor:
+        """`features`, from what a prefix handed on; equal to those of the whole.
+
+        Args:
+            activations: Output of stage `cut`.
+            cut: One of `cuts`.
+            pooling: Which features.
+            earlier: `Prefix.pooled` of the same images; needed for `multi-scale` at a cut above 0.
+
+        Returns:
+            float32 `[N, feature_width(pooling)]`.
+        """
+        self._assert_cut(cut)
+        n_earlier = 2 * sum(self.widths[1 : cut + 1]) if pooling == "multi-scale" else 0
+        given = 0 if earlier is None else earlier.shape[1]
+        assert given == n_earlier, f"{given} pooled columns of earlier stages, not {n_earlier}"
+        pooled = [earlier.float()] if earlier is not None and n_earlier else []
+        if pooling == "multi-scale" and cut == self.n_stages:
+            return pooled[0]
+        return self._features(activations, first=cut + 1, pooling=pooling, pooled=pooled)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Train mode for the trainable stages only; a frozen one stays in eval mode.
+
+        With frozen statistics, every batch norm stays in eval mode as well.
+        """
+        super().train(mode)
+        if mode:
+            for stage in set(range(self.n_stages + 1)) - self.trainable:
+                for module in self.modules_of(stage):
+                    module.eval()
+            if not self.batch_norm_adapts:
+                for module in batch_norms(self):
+                    module.eval()
+        return self
+
+    def _features(self, x: Any, *, first: int, pooling: Pooling, pooled: list[Tensor]) -> Tensor:
+        for stage in range(first, self.n_stages + 1):
+            x = self.stages[stage](x)
+            if pooling == "multi-scale" and stage > 0:
+                pooled.append(self._pool_stage(x))
+        return torch.cat(pooled, dim=1) if pooling == "multi-scale" else self.pooled(x)
+
+    def _pool_stage(self, output: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """Mean and max over the positions of a stage's output: float32 `[N, 2 C]`."""
+        x = (output if isinstance(output, Tensor) else output[-1]).float()
+        if x.ndim == 3:
+            x, positions = x[:, self._n_prefix_tokens :], (1,)
+        else:
+            positions = (1, 2) if self._channels_last else (2, 3)
+        return torch.cat([x.mean(positions), x.amax(positions)], dim=1)
+
+    def _assert_cut(self, cut: int) -> None:
+        assert cut in self.cuts, f"{self.spec.name} has no cut at {cut}, only at {self.cuts}"
+
+    def _assert_partition(self) -> None:
+        """Every parameter belongs to exactly one stage."""
+        owned = [id(p) for stage in range(self.n_stages + 1) for p in self.parameters_of(stage)]
+        assert len(owned) == len(set(owned)), f"{self.spec.name}: two stages share a parameter"
+        assert set(owned) == {id(p) for p in self.parameters()}
+
+    @torch.no_grad()
+    def _measure(self) -> tuple[tuple[int, ...], int]:
+        """Widths of stages 0 … S and of the features, by a run on the meta device (no memory)."""
+        size = self.input.size
+        x: Any = torch.empty(2, 3, size, size, device="meta")
+        widths = []
+        for stage in self.stages:
+            x = on_meta(stage, x)
+            newest = x if isinstance(x, Tensor) else x[-1]
+            by_map = newest.ndim == 4 and not self._channels_last
+            widths.append(newest.shape[1 if by_map else -1])
+        features = on_meta(self.closing, x)
+        assert features.ndim == 2, f"{self.spec.name}: features of shape {tuple(features.shape)}"
+        return tuple(widths), features.shape[1]
+
+
+def on_meta(module: nn.Module, x: Any) -> Any:
+    """The shapes of a module's output: runs it on the meta device with its tensors' shapes."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    return functional_call(module, shapes, (x,))
+
+
+def batch_norms(module: nn.Module) -> Iterator[nn.Module]:
+    """The batch norms in a module, timm's fused and the synchronised ones included."""
+    return (child for child in module.modules() if isinstance(child, _BatchNorm))

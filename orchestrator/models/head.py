@@ -1,0 +1,93 @@
+"""The Head: from features to the outputs of our task."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.spec.strategy import StrategyParams
+
+_ROWS_AT_ONCE = 8192
+
+
+class Standardize(nn.Module):
+    """Features to zero mean and unit variance by column; the identity until fitted.
+
+    `mean` and `scale` are buffers, so they travel with the head's weights.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("scale", torch.ones(n_features))
+
+    @torch.no_grad()
+    def fit(self, features: Tensor) -> None:
+        """Takes mean and population standard deviation from training features.
+
+        Sums are float64 and taken in two passes over blocks of rows. A column is constant, and
+        gets scale 1, when its variance is within rounding of zero by scikit-learn's bound
+        (`sklearn.preprocessing.StandardScaler`; Chan et al., 1983).
+
+        Args:
+            features: float `[N, D]`, N at least 1.
+        """
+        n = len(features)
+        assert n > 0, "statistics need at least one row"
+        blocks = features.split(_ROWS_AT_ONCE)
+        mean = sum_of([block.double().sum(0) for block in blocks]) / n
+        variance = sum_of([(block.double() - mean).square().sum(0) for block in blocks]) / n
+        eps = torch.finfo(torch.float64).eps
+        constant = variance <= n * eps * variance + (n * mean * eps).square()
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(constant, 1.0, variance.sqrt()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features `[N, D]`, standardised."""
+        return (features - self.mean) / self.scale
+
+
+def sum_of(tensors: list[Tensor]) -> Tensor:
+    """The sum of tensors of one shape."""
+    return torch.stack(tensors).sum(0)
+
+
+class Head(nn.Module):
+    """Standardised features through one linear layer, or through one hidden layer as well."""
+
+    def __init__(self, n_features: int, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.standardize = Standardize(n_features)
+        self.layers = layers
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features float32 `[N, D]` to outputs `[N, n_outputs]`."""
+        outputs: Tensor = self.layers(self.standardize(features))
+        return outputs
+
+
+def build_head(params: StrategyParams, *, n_features: int, n_outputs: int, seed: int) -> Head:
+    """A new head, its initialisation decided by `seed` alone.
+
+    Args:
+        params: `head`, `hidden` and `dropout` are read.
+        n_features: D of the features.
+        n_outputs: Outputs of the task.
+        seed: Of the initialisation; the global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA too
+        match params.head:
+            case "linear":
+                layers = [nn.Dropout(params.dropout), nn.Linear(n_features, n_outputs)]
+            case "mlp":
+                layers = [
+                    nn.Linear(n_features, params.hidden),
+                    nn.ReLU(),
+                    nn.Dropout(params.dropout),
+                    nn.Linear(params.hidden, n_outputs),
+                ]
+        return Head(n_features, nn.Sequential(*layers))

@@ -1,0 +1,167 @@
+"""Winner sheet: what won, how it was trained, and where it is right and wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from orchestrator.report.confusion import confusion_table
+from orchestrator.report.figures import figure, scrolling
+from orchestrator.report.gallery import Thumbnail, gallery
+from orchestrator.report.learning_curves import winner_curves
+from orchestrator.report.markup import Safe, el
+from orchestrator.report.predictions import Predictions
+from orchestrator.report.reliability import reliability
+from orchestrator.report.sweep_view import SweepView, TrialView
+from orchestrator.report.wording import MISSING, number, parameters, score, value
+from orchestrator.spec.record import PhaseRow, Record
+from orchestrator.tasks.task import build_task
+
+
+def winner_sheet(view: SweepView, thumbnail: Thumbnail | None) -> list[Safe]:
+    """The parts of the winner's section."""
+    winner = view.winner
+    if winner is None:
+        return [el("p", "There is no winner: no trial has a score.", class_="empty")]
+    parts = [winner_curves(view)]
+    if winner.record is not None:
+        parts += [_phases(winner.record), _params(winner, winner.record)]
+    if view.predictions is None:
+        words = "The winner left no readable predictions, so its mistakes cannot be shown."
+        return [*parts, el("p", words, class_="empty")]
+    return [*parts, *_behaviour(view.predictions, thumbnail)]
+
+
+def _phases(record: Record) -> Safe:
+    if not record.phases:
+        return Safe("")
+    rows = [row for phase in record.phases for row in _phase_rows(phase)]
+    titles = ["phase", "epochs", "group", "peak rate", "weight decay", "parameters"]
+    numeric = set(titles) - {"phase", "group"}
+    head = [el("th", t, scope="col", class_="num" if t in numeric else None) for t in titles]
+    last = record.phases[-1]
+    share = 100 * last.trainable / last.total if last.total else 0.0
+    table = el(
+        "table",
+        el("thead", el("tr", *head)),
+        el("tbody", *rows),
+        aria_label="Phases and parameter groups",
+    )
+    return figure(
+        f"It trained {parameters(last.trainable)} of {parameters(last.total)} parameters in the "
+        f"end ({share:.3g} %)",
+        scrolling(table, label="Phases"),
+        class_="wide",
+    )
+
+
+def _phase_rows(phase: PhaseRow) -> list[Safe]:
+    counts = (
+        f"{parameters(phase.trainable)} trained, {parameters(phase.frozen)} frozen, "
+        f"{parameters(phase.total)} in all"
+    )
+    span = max(1, len(phase.groups))
+    lead = [
+        el("th", phase.name, el("span", counts, class_="sub"), scope="rowgroup", rowspan=span),
+        el("td", str(phase.epochs), class_="num", rowspan=span),
+    ]
+    if not phase.groups:
+        return [el("tr", *lead, *(el("td", MISSING) for _ in range(4)), class_="first")]
+    rows = []
+    for index, group in enumerate(phase.groups):
+        cells = [
+            el("td", group.name),
+            el("td", number(group.lr), class_="num"),
+            el("td", number(group.weight_decay), class_="num"),
+            el("td", f"{group.parameters:,}", class_="num"),
+        ]
+        own = lead if index == 0 else []
+        rows.append(el("tr", *own, *cells, class_="first" if index == 0 else None))
+    return rows
+
+
+def _params(winner: TrialView, record: Record) -> Safe:
+    """All parameters; those that were searched in bold and first."""
+    params = record.params
+    names = sorted(params, key=lambda name: (name not in winner.searched, name))
+    items = [
+        el(
+            "div",
+            el("dt", name),
+            el("dd", MISSING if params[name] is None else value(params[name])),
+            class_="searched" if name in winner.searched else None,
+        )
+        for name in names
+    ]
+    contract = record.experiment.input
+    note = (
+        f"Searched values first, in bold. Input: {contract.size} × {contract.size} pixels, "
+        f"{contract.interpolation}, the centre {contract.crop_fraction:g} of the shorter side."
+    )
+    return figure("Its parameters", el("dl", *items, class_="params"), note=note, class_="wide")
+
+
+def _behaviour(predictions: Predictions, thumbnail: Thumbnail | None) -> list[Safe]:
+    details = build_task(predictions.task).details(predictions.probs, predictions.truth)
+    split, labels = predictions.split, predictions.task.labels
+    calibration = reliability(
+        details["reliability"], split=split, multi_label=predictions.multi_label
+    )
+    per_class = _per_class(details["per_class"], split)
+    matrix = (
+        confusion_table(np.asarray(details["confusion"], np.int64), labels, split=split)
+        if details["confusion"] is not None
+        else Safe("")
+    )
+    return [
+        el("div", matrix, calibration, class_="pairs"),
+        per_class,
+        gallery(predictions, thumbnail),
+    ]
+
+
+def _per_class(rows: Sequence[Mapping[str, Any]], split: str) -> Safe:
+    titles = ["precision", "recall", "f1", "roc_auc", "support"]
+    head = [el("th", "class", scope="col", data_sort="yes")]
+    head += [el("th", t, scope="col", class_="num", data_sort="yes") for t in titles]
+    body = [_class_row(row, titles) for row in rows]
+    table = el(
+        "table",
+        el("thead", el("tr", *head)),
+        el("tbody", *body),
+        class_="sortable bars",
+        aria_label="Metrics by class",
+    )
+    return figure(
+        _weakest(rows),
+        scrolling(table, label="Metrics by class", class_="scroll tall"),
+        note=f"On {split}.",
+        class_="wide",
+    )
+
+
+def _weakest(rows: Sequence[Mapping[str, Any]]) -> str:
+    seen = [row for row in rows if row["support"]]
+    if len(seen) < 2:
+        return "Metrics by class"
+    weakest = min(seen, key=lambda row: float(row["f1"]))
+    return (
+        f"Weakest class: “{str(weakest['label'])[:40]}”, F1 {score(weakest['f1'])}, "
+        f"recall {score(weakest['recall'])} over {weakest['support']:,} examples"
+    )
+
+
+def _class_row(row: Mapping[str, Any], titles: Sequence[str]) -> Safe:
+    cells = [el("th", str(row["label"]), scope="row", data_v=str(row["label"]))]
+    for title in titles:
+        known = row[title]
+        if known is None:
+            cells.append(el("td", MISSING, class_="num"))
+            continue
+        shown = f"{known:,}" if title == "support" else score(known)
+        style = None if title == "support" else f"--share:{100 * float(known):.0f}%"
+        class_ = "num" if title == "support" else "num bar-cell"
+        cells.append(el("td", shown, class_=class_, style=style, data_v=f"{known:.6g}"))
+    return el("tr", *cells)

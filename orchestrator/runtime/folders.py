@@ -1,0 +1,174 @@
+"""The folders of a sweep and of a trial: what lies where, and how it is read and written."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import ValidationError
+
+from orchestrator.errors import IntegrityError, SweepLockedError
+from orchestrator.spec.durable import write_durably, write_json
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.frozen import Frozen
+from orchestrator.spec.record import Record
+
+
+class TrialStart(Frozen):
+    """What is known of a Trial before it starts: `experiment.json`."""
+
+    experiment: Experiment
+    block: int
+    searched: dict[str, Any]
+    default: bool
+    attempt: int
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """`trials/<id>`: one trial's files."""
+
+    root: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints lie."""
+        return self.root / "checkpoints"
+
+    def write_start(self, start: TrialStart) -> None:
+        """Write `experiment.json`, before the trial starts."""
+        write_json(self.root / "experiment.json", start.to_json())
+
+    def start(self) -> TrialStart:
+        """What `experiment.json` says."""
+        return TrialStart.model_validate_json((self.root / "experiment.json").read_bytes())
+
+    def write_record(self, record: Record) -> None:
+        """Write `record.json`, once: a record that is there already stays."""
+        path = self.root / "record.json"
+        if not path.exists():
+            write_json(path, record.to_json())
+
+    def record(self) -> Record | None:
+        """The record, or None while the trial has not ended.
+
+        Raises:
+            IntegrityError: The file is there and is no record.
+        """
+        path = self.root / "record.json"
+        try:
+            return Record.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as err:
+            raise IntegrityError(
+                f"{path} is damaged ({err.error_count()} faults). Delete the folder {self.root} "
+                "to run this trial again"
+            ) from err
+
+
+class SweepFolder:
+    """A sweep's folder. The set of its records is its state; everything else can be remade."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __truediv__(self, name: str) -> Path:
+        return self.root / name
+
+    def trial(self, trial: str) -> TrialFolder:
+        """The folder of a trial by its id."""
+        return TrialFolder(self.root / "trials" / trial)
+
+    def trials(self) -> list[TrialFolder]:
+        """Every trial that was ever started, by id."""
+        return [
+            TrialFolder(path.parent)
+            for path in sorted((self.root / "trials").glob("*/experiment.json"))
+        ]
+
+    def starts(self) -> dict[str, TrialStart]:
+        """What each started trial is, by id."""
+        return {folder.root.name: folder.start() for folder in self.trials()}
+
+    def records(self) -> dict[str, Record]:
+        """The records of all ended trials, by id."""
+        found = ((folder.root.name, folder.record()) for folder in self.trials())
+        return {name: record for name, record in found if record is not None}
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the folder, or None when it is not there."""
+        try:
+            content: dict[str, Any] = json.loads((self.root / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        return content
+
+    def write(self, name: str, content: Any) -> None:
+        """Durably write a JSON file of the folder."""
+        write_json(self.root / name, content)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the sweep against other processes; the lock ends with this process, however it ends.
+
+        Raises:
+            SweepLockedError: Another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as err:
+                file.seek(0)
+                raise SweepLockedError(
+                    f"{self.root} is being run by process {file.read().strip() or 'unknown'}. "
+                    "Wait for it, or stop it and run the same command again"
+                ) from err
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def write_predictions(
+    path: Path,
+    *,
+    rows: npt.NDArray[np.int64],
+    probs: npt.NDArray[np.floating[Any]],
+    targets: npt.NDArray[np.integer[Any]],
+    uris: list[str],
+) -> None:
+    """Durably write probabilities beside the truth as an Arrow file.
+
+    Args:
+        path: The file.
+        rows: Examples of the data set, int64 [n].
+        probs: [n, C].
+        targets: Class numbers [n], or 0/1 [n, C].
+        uris: n names of the examples.
+    """
+    positive = [[int(t)] if targets.ndim == 1 else np.flatnonzero(t).tolist() for t in targets]
+    table = pa.table(
+        {
+            "example": pa.array(rows, pa.int64()),
+            "prob": pa.array(list(probs.astype(np.float32)), pa.list_(pa.float32())),
+            "target": pa.array(positive, pa.list_(pa.int32())),
+            "uri": pa.array(uris, pa.string()),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    write_durably(path, sink.getvalue().to_pybytes())
+
+

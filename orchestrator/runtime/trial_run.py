@@ -1,0 +1,166 @@
+"""One trial on one worker: from `experiment.json` to `record.json`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from orchestrator.features.store import FeatureStore
+from orchestrator.runtime.folders import SweepFolder, TrialStart, write_predictions
+from orchestrator.runtime.memory import peak_memory_bytes, reset_peak_memory
+from orchestrator.runtime.process_cache import open_examples
+from orchestrator.runtime.worker_io import Reporter, WorkerIO
+from orchestrator.spec.durable import file_digest
+from orchestrator.spec.record import Placement, Record
+from orchestrator.training.checkpoint import read_checkpoint
+from orchestrator.training.precision import resolve_precision
+from orchestrator.training.trial import TrialResult, run_trial
+
+VERSIONED = ("ray", "torch", "torchvision", "timm", "numpy", "pillow", "pyarrow")
+
+
+@dataclass(frozen=True)
+class TrialTicket:
+    """Which trial of which sweep, and what each of its workers may use."""
+
+    sweep: str
+    store: str
+    trial: str
+    threads: int
+    use_gpu: bool
+
+
+def conduct_trial(
+    ticket: TrialTicket, reporter: Reporter, *, rank: int = 0, world_size: int = 1
+) -> Record | None:
+    """Run the trial that `ticket` names on this worker; rank 0 writes and returns its record.
+
+    An error of the trial's own ends this trial as `failed`, never the sweep. On several workers
+    it is raised instead, so that Ray Train sees it and restarts the group.
+    """
+    folder = SweepFolder(Path(ticket.sweep))
+    trial = folder.trial(ticket.trial)
+    start = trial.start()
+    done = trial.record()
+    if done is not None:
+        return done
+    device = torch.device("cuda" if ticket.use_gpu and torch.cuda.is_available() else "cpu")
+    _set_up_process(device, ticket.threads)
+    started_at, started_s = datetime.now(UTC), time.monotonic()
+    try:
+        io = WorkerIO(
+            start.experiment,
+            folder,
+            store=FeatureStore(Path(ticket.store)),
+            reporter=reporter,
+            device=device,
+            threads=ticket.threads,
+            rank=rank,
+            world_size=world_size,
+        )
+        result = run_trial(start.experiment, io)
+    except Exception as err:  # noqa: BLE001  (a trial's edge: one bad trial must not end a sweep)
+        if world_size > 1:
+            raise
+        seconds = time.monotonic() - started_s
+        result = TrialResult(status="failed", reason=error_text(err), seconds=seconds)
+    if rank != 0:
+        return None
+    record = _record(
+        start,
+        result,
+        started_at=started_at,
+        peak_bytes=peak_memory_bytes(device),
+        placement=Placement(
+            host=socket.gethostname(),
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+            workers=world_size,
+            threads=ticket.threads,
+            precision=resolve_precision(start.experiment.strategy.precision, device),
+        ),
+    )
+    if result.checkpoint is not None:
+        record = _with_predictions(folder, record)
+    trial.write_record(record)
+    return record
+
+
+def failed_record(start: TrialStart, reason: str) -> Record:
+    """The record of a trial whose processes died and could not write one."""
+    result = TrialResult(status="failed", reason=reason)
+    return _record(start, result, started_at=datetime.now(UTC), peak_bytes=0, placement=None)
+
+
+def error_text(err: BaseException) -> str:
+    """An error in one line: its kind and what it says."""
+    text = " ".join(str(err).split())
+    return f"{type(err).__name__}: {text[:500]}" if text else type(err).__name__
+
+
+def _record(
+    start: TrialStart,
+    result: TrialResult,
+    *,
+    started_at: datetime,
+    peak_bytes: int,
+    placement: Placement | None,
+) -> Record:
+    return Record(
+        trial=start.experiment.id,
+        status=result.status,
+        reason=result.reason,
+        experiment=start.experiment,
+        attempts=start.attempt,
+        phases=result.phases,
+        epochs=result.epochs,
+        best_epoch=result.best_epoch,
+        validation=result.validation,
+        objective=result.objective,
+        checkpoint=result.checkpoint,
+        seconds=result.seconds,
+        images_per_s=result.images_per_s,
+        peak_memory_bytes=peak_bytes,
+        placement=placement,
+        started_at=started_at.isoformat(timespec="seconds"),
+        versions={"python": platform.python_version(), **{n: version(n) for n in VERSIONED}},
+    )
+
+
+def _with_predictions(folder: SweepFolder, record: Record) -> Record:
+    """Write the best epoch's validation outputs beside the record, which names their digest."""
+    trial = folder.trial(record.trial)
+    assert record.checkpoint is not None
+    checkpoint = read_checkpoint(trial.root / record.checkpoint)
+    assert checkpoint is not None, "the checkpoint of the best epoch is gone"
+    examples = open_examples(folder / "data")
+    rows = examples.indices("validation")
+    path = trial.root / "validation.arrow"
+    write_predictions(
+        path,
+        rows=rows,
+        probs=checkpoint.validation["probs"].numpy(),
+        targets=examples.targets()[rows],
+        uris=[examples.uri(int(i)) for i in rows],
+    )
+    weights = f"{record.checkpoint}/weights.safetensors"
+    files = {path.name: file_digest(path), weights: file_digest(trial.root / weights)}
+    return record.model_copy(update={"files": files})
+
+
+def _set_up_process(device: torch.device, threads: int) -> None:
+    """Leave nothing of an earlier trial in this process: threads, peak memory, kernel choices."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    reset_peak_memory(device)
+
+
+def _processor() -> str:
+    return f"CPU ({platform.machine()}, {os.cpu_count()} logical)"

@@ -1,0 +1,96 @@
+"""The winner on the test split: read once, by one trial, after the search."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+
+from orchestrator.runtime.folders import SweepFolder, write_predictions
+from orchestrator.runtime.process_cache import open_examples, pristine_backbone
+from orchestrator.spec.record import Record
+from orchestrator.tasks.metrics import wilson_interval
+from orchestrator.tasks.task import build_task
+from orchestrator.training.evaluation import predict_probs, trained_network
+from orchestrator.training.network import Network
+
+
+def ensure_tested(
+    folder: SweepFolder,
+    winner: Record,
+    *,
+    cpus: float,
+    gpus: float,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """`test.json`, made by this winner unless it is there already.
+
+    Args:
+        folder: The sweep's.
+        winner: The best trial.
+        cpus: Of the task that computes it.
+        gpus: Of the task that computes it.
+        progress: Told what happens.
+    """
+    found = folder.read("test.json")
+    if found is not None and found["trial"] == winner.trial:
+        return found
+    progress(f"testing the winner {winner.trial} on the held-out test split")
+    task = ray.remote(_test).options(num_cpus=cpus, num_gpus=gpus, max_retries=1)
+    content: dict[str, Any] = ray.get(task.remote(folder, winner, max(1, int(cpus))))
+    folder.write("test.json", content)
+    return content
+
+
+def winner_network(folder: SweepFolder, record: Record) -> Network:
+    """A trial's network at its best epoch, in eval mode.
+
+    Raises:
+        IntegrityError: Its checkpoint or the backbone's weights are missing or damaged.
+    """
+    experiment = record.experiment
+    backbone = pristine_backbone(
+        experiment.backbone,
+        image_size=experiment.input.size,
+        expected_digest=experiment.weights_digest,
+        seed=experiment.strategy.seed,
+    )
+    assert record.checkpoint is not None, f"{record.trial} has no checkpoint"
+    checkpoint = folder.trial(record.trial).root / record.checkpoint
+    return trained_network(experiment, copy.deepcopy(backbone), checkpoint)
+
+
+def _test(folder: SweepFolder, winner: Record, threads: int) -> dict[str, Any]:
+    started_s = time.monotonic()
+    torch.set_num_threads(threads)
+    examples = open_examples(folder / "data")
+    rows = examples.indices("test")
+    probs = predict_probs(
+        winner_network(folder, winner),
+        winner.experiment,
+        examples,
+        rows,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        threads=threads,
+    )
+    task, targets = build_task(winner.experiment.task), examples.targets()[rows]
+    write_predictions(
+        folder / "test.arrow",
+        rows=rows,
+        probs=probs,
+        targets=targets,
+        uris=[examples.uri(int(row)) for row in rows],
+    )
+    n_correct = int(task.correct(probs, targets).sum())
+    return {
+        "trial": winner.trial,
+        "n": len(rows),
+        "metrics": task.metrics(probs.astype("float64"), targets),
+        "intervals": {"accuracy": list(wilson_interval(n_correct, len(rows)))},
+        "details": task.details(probs, targets),
+        "seconds": time.monotonic() - started_s,
+    }

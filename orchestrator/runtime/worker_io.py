@@ -1,0 +1,125 @@
+"""The surroundings of one worker: data, features and weights from the sweep's folder."""
+
+from __future__ import annotations
+
+import copy
+import time
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from orchestrator.errors import IntegrityError
+from orchestrator.features.filling import feature_key, search_rows
+from orchestrator.features.store import Features, FeatureStore, Float32
+from orchestrator.models.backbone import Backbone
+from orchestrator.runtime.folders import SweepFolder
+from orchestrator.runtime.process_cache import open_examples, pristine_backbone
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.record import EpochRow, PhaseRow
+from orchestrator.training.io import Decision
+
+STEP_INTERVAL_S = 2.0
+
+
+class Reporter(Protocol):
+    """Whom a worker tells what happens."""
+
+    def report(self, row: EpochRow, objective_best: float) -> tuple[Decision, str]:
+        """An epoch is done; every rank calls it equally often."""
+
+    def note(self, text: str) -> None:
+        """Something worth showing happens."""
+
+
+class WorkerIO:
+    """A `TrialIO` on the files of a sweep."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: SweepFolder,
+        *,
+        store: FeatureStore,
+        reporter: Reporter,
+        device: torch.device,
+        threads: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.device = device
+        self.rank = rank
+        self.world_size = world_size
+        self.threads = threads
+        self.checkpoints: Path = folder.trial(experiment.id).checkpoints
+        self.examples = open_examples(folder / "data")
+        self._experiment = experiment
+        self._store = store
+        self._reporter = reporter
+        self._features: Features | None = None
+        self._last_step_s = 0.0
+
+    def backbone(self) -> Backbone:
+        """A copy of the pristine backbone, which this process keeps for the next trial.
+
+        Raises:
+            IntegrityError: The weights are not those that the experiment names.
+        """
+        return copy.deepcopy(
+            pristine_backbone(
+                self._experiment.backbone,
+                image_size=self._experiment.input.size,
+                expected_digest=self._experiment.weights_digest,
+                seed=self._experiment.strategy.seed,
+            )
+        )
+
+    def features(self, rows: npt.NDArray[np.int64]) -> Float32:
+        """Stored features of training and validation examples."""
+        if self._features is None:
+            key = feature_key(
+                self._experiment.backbone,
+                self._experiment.weights_digest,
+                self._experiment.input,
+                self._experiment.data_digest,
+                pooling=self._experiment.strategy.pooling,
+            )
+            self._features = self._store.find(key)
+            if self._features is None:
+                raise IntegrityError(
+                    f"the feature store {self._store.root} has no features of {key.backbone}. "
+                    "Run the same command again and they are computed"
+                )
+            self._positions = search_rows(self.examples)
+        return self._features.take(np.searchsorted(self._positions, rows))
+
+    def on_phase(self, phase: PhaseRow) -> None:
+        """Show the groups with rates and counts."""
+        if self.rank == 0:
+            self._reporter.note(phase_text(self._experiment, phase))
+
+    def on_step(self, step: int, n_steps: int, epoch: int, n_epochs: int) -> None:
+        """Show the position now and then."""
+        now_s = time.monotonic()
+        if now_s - self._last_step_s >= STEP_INTERVAL_S:
+            self._last_step_s = now_s
+            self._reporter.note(f"epoch {epoch}/{n_epochs}, step {step}/{n_steps}")
+
+    def report(self, row: EpochRow, objective_best: float) -> tuple[Decision, str]:
+        """Pass the epoch on and bring the answer back."""
+        return self._reporter.report(row, objective_best)
+
+
+def phase_text(experiment: Experiment, phase: PhaseRow) -> str:
+    """One line: what a phase trains at which rates, and how much of the model that is."""
+    merged: dict[str, tuple[float, int]] = {}
+    for group in phase.groups:
+        name = group.name.removesuffix(" (norms, biases)")
+        merged[name] = (group.lr, merged.get(name, (0.0, 0))[1] + group.parameters)
+    groups = " · ".join(f"{name} lr {lr:.3g} ({count:,})" for name, (lr, count) in merged.items())
+    return (
+        f"phase {phase.name}: {phase.epochs} epochs, {groups}; trainable {phase.trainable:,}, "
+        f"frozen {phase.frozen:,}, total {phase.total:,}"
+    )

@@ -1,0 +1,214 @@
+"""From what was written to a SweepSpec, with every fault found in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.errors import Fault, SpecError, listing, nearest
+from orchestrator.spec.block_parsing import common_parameters, parse_block
+from orchestrator.spec.data import DataSpec
+from orchestrator.spec.fault_messages import as_faults
+from orchestrator.spec.parts import ObjectiveSpec, TaskKind
+from orchestrator.spec.reading import read_spec_file, with_overrides
+from orchestrator.spec.search_space import Block, Range
+from orchestrator.spec.strategy import USUAL_RANGES
+from orchestrator.spec.sweep import (
+    BudgetSpec,
+    SweepSpec,
+    TrackingSpec,
+    TunerSpec,
+    WorkersSpec,
+    objective_from,
+)
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "data": DataSpec,
+    "budget": BudgetSpec,
+    "objective": ObjectiveSpec,
+    "tuner": TunerSpec,
+    "workers": WorkersSpec,
+    "tracking": TrackingSpec,
+}
+ALL_KEYS = ("name", "task", "defaults", "search", "storage", *SECTIONS)
+
+
+def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
+    """The resolved spec in a YAML file, with `key=value` overrides laid over it.
+
+    Args:
+        path: The file; relative paths in it are relative to its folder.
+        overrides: As `--set` takes them, e.g. `budget.trials=4`.
+
+    Raises:
+        SpecError: With all faults at once.
+    """
+    file = Path(path).expanduser().absolute()
+    return parse_sweep(
+        with_overrides(read_spec_file(file), overrides), base=file.parent, source=str(path)
+    )
+
+
+def parse_sweep(raw: Any, *, base: Path, source: str = "") -> SweepSpec:
+    """The resolved spec that plain data describes.
+
+    Args:
+        raw: What the YAML said.
+        base: The folder that relative paths are relative to.
+        source: What to call the input in errors.
+
+    Raises:
+        SpecError: With all faults at once.
+    """
+    if not isinstance(raw, Mapping):
+        raise SpecError(f"{source or 'the spec'} is {type(raw).__name__}, not keys and values")
+    faults = [
+        Fault(str(key), f"unknown key. Allowed: {listing(ALL_KEYS)}.{nearest(key, ALL_KEYS)}")
+        for key in raw
+        if key not in ALL_KEYS
+    ]
+    faults += [
+        Fault(key, f"missing. {hint}")
+        for key, hint in (
+            ("name", "Give the sweep a short name, e.g. solar-cells"),
+            ("task", f"One of {listing(get_args(TaskKind))}"),
+            ("data", "Say at least where `train` lies"),
+            ("search", "List one block a strategy"),
+        )
+        if raw.get(key) is None
+    ]
+    sections = _sections(raw, base, faults)
+    blocks, seed = _blocks(raw, base, faults)
+    spec = _whole(raw, base, sections, blocks, seed, faults)
+    if spec is not None:
+        faults += _cross_faults(spec)
+    if faults or spec is None:
+        raise SpecError(dict.fromkeys(faults), source=source)
+    return spec
+
+
+def notes_on(spec: SweepSpec) -> list[str]:
+    """One sentence for each value outside the ranges that usually work; allowed all the same."""
+    notes = []
+    for number, block in enumerate(spec.search):
+        for name, (low, high) in USUAL_RANGES[block.strategy].items():
+            dim = block.dimensions.get(name)
+            if dim is None:
+                continue
+            outside = [v for v in dim.extremes if isinstance(v, int | float) and not low <= v <= high]
+            if outside:
+                usual = f"{low:g}" if low == high else f"{low:g}–{high:g}"
+                notes.append(
+                    f"search[{number}].{name}: {listing(outside)} lies outside what usually works "
+                    f"for {block.strategy} ({usual})"
+                )
+    return notes
+
+
+def _sections(raw: Mapping[str, Any], base: Path, faults: list[Fault]) -> dict[str, Any]:
+    sections: dict[str, Any] = {}
+    for key, model in SECTIONS.items():
+        if raw.get(key) is None:
+            continue
+        value = objective_from(raw[key]) if key == "objective" else raw[key]
+        if not isinstance(value, Mapping):
+            fields = listing(model.model_fields)
+            faults.append(Fault(key, f"{value!r} is no section. Expected keys: {fields}"))
+            continue
+        if key == "data":
+            value = _absolute_data(value, base)
+        try:
+            sections[key] = model.model_validate(value)
+        except ValidationError as err:
+            faults.extend(as_faults(err, model, prefix=key))
+    return sections
+
+
+def _blocks(
+    raw: Mapping[str, Any], base: Path, faults: list[Fault]
+) -> tuple[tuple[Block, ...], int]:
+    defaults = raw.get("defaults") or {}
+    if not isinstance(defaults, Mapping):
+        faults.append(Fault("defaults", f"{defaults!r} is no section of parameter: value"))
+        defaults = {}
+    allowed = common_parameters()
+    faults += [
+        Fault(f"defaults.{k}", f"no strategy has this parameter.{nearest(k, allowed)}")
+        for k in defaults
+        if k not in allowed
+    ]
+    search = raw.get("search")
+    if search is None:
+        return (), 0
+    if not isinstance(search, list) or not search:
+        faults.append(Fault("search", f"{search!r} is no list of blocks, one a strategy"))
+        return (), 0
+    blocks = [
+        parse_block(item, defaults=defaults, key=f"search[{n}]", base=base, faults=faults)
+        for n, item in enumerate(search)
+    ]
+    seed = defaults.get("seed", 0)
+    return tuple(b for b in blocks if b is not None), seed if isinstance(seed, int) else 0
+
+
+def _whole(
+    raw: Mapping[str, Any],
+    base: Path,
+    sections: dict[str, Any],
+    blocks: tuple[Block, ...],
+    seed: int,
+    faults: list[Fault],
+) -> SweepSpec | None:
+    storage = str(raw.get("storage") or "runs")
+    content = {
+        **{k: raw[k] for k in ("name", "task") if raw.get(k) is not None},
+        **sections,
+        "search": blocks,
+        "seed": seed,
+        "storage": absolute(storage, base),
+    }
+    known = {f.key for f in faults}
+    try:
+        return SweepSpec.model_validate(content)
+    except ValidationError as err:
+        faults.extend(f for f in as_faults(err, SweepSpec, prefix="") if f.key not in known)
+        return None
+
+
+def _cross_faults(spec: SweepSpec) -> list[Fault]:
+    """Faults that lie between sections."""
+    faults = []
+    if spec.tuner.searcher == "grid":
+        faults += [
+            Fault(
+                f"search[{n}].{name}",
+                f"a {dim.kind} range has no grid. List the values, or use searcher: random",
+            )
+            for n, block in enumerate(spec.search)
+            for name, dim in block.searched.items()
+            if isinstance(dim, Range) and dim.kind != "int"
+        ]
+    if "://" in spec.storage:
+        faults.append(
+            Fault("storage", f"{spec.storage!r} is a URI. Use a folder that every node mounts")
+        )
+    return faults
+
+
+def _absolute_data(value: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    return {
+        key: absolute(v, base)
+        if key in ("train", "validation", "test") and isinstance(v, str)
+        else v
+        for key, v in value.items()
+    }
+
+
+def absolute(location: str, base: Path) -> str:
+    """A local path made absolute; URIs and `hub:owner/name` ids stay as they are."""
+    if "://" in location or location.startswith("hub:"):
+        return location
+    return str((base / Path(location).expanduser()).resolve())

@@ -1,0 +1,70 @@
+"""The small specs that an Experiment is made of: task, backbone, input contract, objective."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from orchestrator.spec.frozen import Frozen
+
+TaskKind = Literal["image-classification", "image-multilabel-classification"]
+Metric = Literal["accuracy", "f1_macro", "roc_auc", "log_loss", "ece"]
+Interpolation = Literal["bilinear", "bicubic"]
+
+LOWER_IS_BETTER: frozenset[str] = frozenset({"log_loss", "ece"})
+
+
+class TaskSpec(Frozen):
+    """What is predicted: the kind of answer and its labels, in the order of the outputs."""
+
+    kind: TaskKind
+    labels: tuple[str, ...]
+
+
+class BackboneSpec(Frozen):
+    """A pretrained feature extractor by name, and where its weights come from.
+
+    `weights` is `default` (the library's pretrained weights), `none` (random initialisation), a
+    path to a safetensors file or weights-only checkpoint, or `hub:<id>`.
+    """
+
+    name: str
+    weights: str = "default"
+
+
+class InputContract(Frozen):
+    """How an image must be prepared for a backbone.
+
+    The shorter side is resized to `size / crop_fraction` pixels, the centre `size` x `size` is cut
+    out, values are scaled to 0–1 and normalised by channel with `mean` and `std`.
+    """
+
+    size: int = Field(ge=8, le=2048)
+    crop_fraction: float = Field(gt=0.1, le=1.0)
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class ObjectiveSpec(Frozen):
+    """The validation metric that picks the best epoch, the best trial and the next suggestion."""
+
+    metric: Metric = "f1_macro"
+    mode: Literal["max", "min"] = "max"
+
+    @model_validator(mode="after")
+    def _mode_fits_metric(self) -> ObjectiveSpec:
+        right = "min" if self.metric in LOWER_IS_BETTER else "max"
+        if self.mode != right:
+            raise ValueError(f"mode {self.mode!r} would seek the worst {self.metric}. Use {right}")
+        return self
+
+    def better(self, new: float, old: float | None) -> bool:
+        """Whether `new` beats `old`; everything beats `None`."""
+        return old is None or (new > old if self.mode == "max" else new < old)
+
+    @property
+    def worst(self) -> float:
+        """A finite value no better than any metric: what a diverged trial reports."""
+        return 0.0 if self.mode == "max" else 1e3

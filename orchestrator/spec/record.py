@@ -1,0 +1,91 @@
+"""The Record: the immutable JSON of one ended Trial."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.frozen import Frozen
+
+Status = Literal["finished", "stopped", "diverged", "failed"]
+
+
+class GroupRow(Frozen):
+    """One ParamGroup of a Phase: its rate at the peak of the schedule and its size."""
+
+    name: str
+    lr: float
+    weight_decay: float
+    parameters: int
+
+
+class PhaseRow(Frozen):
+    """What one Phase trained: groups, and parameter counts over the whole model."""
+
+    name: str
+    epochs: int
+    groups: tuple[GroupRow, ...]
+    trainable: int
+    frozen: int
+
+    @property
+    def total(self) -> int:
+        """All parameters of backbone and head."""
+        return self.trainable + self.frozen
+
+
+class EpochRow(Frozen):
+    """One epoch: where it stood, what it cost, and the validation metrics after it."""
+
+    epoch: int  # 1-based, over all phases
+    phase: str
+    train_loss: float
+    validation: dict[str, float]
+    seconds: float
+    images_per_s: float
+
+
+class Placement(Frozen):
+    """Where a Trial ran; it biases comparisons of time, never the result."""
+
+    host: str
+    device: str
+    workers: int
+    threads: int
+    precision: str
+
+
+class Record(Frozen):
+    """How one Trial ended, written once.
+
+    `stopped` carries in `reason` who stopped it (`asha`, `median`, `budget`); `diverged` and
+    `failed` carry the error. `validation` and `objective` are those of `best_epoch`.
+    """
+
+    trial: str
+    status: Status
+    reason: str = ""
+    experiment: Experiment
+    attempts: int = 1
+    phases: tuple[PhaseRow, ...] = ()
+    epochs: tuple[EpochRow, ...] = ()
+    best_epoch: int | None = None
+    validation: dict[str, float] = Field(default_factory=dict)
+    objective: float | None = None
+    checkpoint: str | None = None  # folder of the best epoch, relative to the trial's folder
+    files: dict[str, str] = Field(default_factory=dict, description="relative path → SHA-256")
+    seconds: float = 0.0
+    images_per_s: float = 0.0
+    peak_memory_bytes: int = 0
+    placement: Placement | None = None
+    started_at: str = ""  # ISO 8601, UTC
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The strategy's parameters, without its name."""
+        values = self.experiment.strategy.to_json()
+        values.pop("strategy")
+        return values

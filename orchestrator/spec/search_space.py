@@ -1,0 +1,102 @@
+"""The search as data: blocks of conditional parameters, each a constant or a range."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from orchestrator.spec.frozen import Frozen
+from orchestrator.spec.strategy import STRATEGIES, StrategyParams
+
+
+class Constant(Frozen):
+    """One value."""
+
+    kind: Literal["constant"] = "constant"
+    value: Any
+
+    def clamp(self, _: Any) -> Any:
+        """The value, whatever was wished for."""
+        return self.value
+
+    @property
+    def extremes(self) -> list[Any]:
+        """Values such that if all are valid, every member is."""
+        return [self.value]
+
+
+class Choice(Frozen):
+    """One of several values."""
+
+    kind: Literal["choice"] = "choice"
+    values: tuple[Any, ...]
+
+    def clamp(self, wish: Any) -> Any:
+        """`wish` if it is a member, else the closest number, else the first value."""
+        if wish in self.values:
+            return wish
+        numbers = [v for v in self.values if _is_number(v)]
+        if _is_number(wish) and len(numbers) == len(self.values):
+            return min(numbers, key=lambda v: abs(v - wish))
+        return self.values[0]
+
+    @property
+    def extremes(self) -> list[Any]:
+        """Values such that if all are valid, every member is."""
+        return list(self.values)
+
+
+class Range(Frozen):
+    """A number from `low` to `high`, both included: log-uniform, uniform, or whole."""
+
+    kind: Literal["log", "uniform", "int"]
+    low: float
+    high: float
+
+    def clamp(self, wish: Any) -> Any:
+        """The member closest to `wish`; without a wish the middle of the range."""
+        if not _is_number(wish):
+            middle = (self.low * self.high) ** 0.5 if self.kind == "log" else None
+            wish = (self.low + self.high) / 2 if middle is None else middle
+        value = min(max(wish, self.low), self.high)
+        return round(value) if self.kind == "int" else float(value)
+
+    @property
+    def extremes(self) -> list[Any]:
+        """Values such that if all are valid, every member is."""
+        return [int(v) if self.kind == "int" else v for v in (self.low, self.high)]
+
+
+Dimension = Annotated[Constant | Choice | Range, Field(discriminator="kind")]
+
+
+class Block(Frozen):
+    """One strategy's part of the search: only its own parameters, `backbone` among them."""
+
+    strategy: str
+    dimensions: dict[str, Dimension]
+
+    @property
+    def params_class(self) -> type[StrategyParams]:
+        """The class whose fields this block sets."""
+        return STRATEGIES[self.strategy]
+
+    @property
+    def searched(self) -> dict[str, Choice | Range]:
+        """The dimensions that leave something to search."""
+        return {
+            name: dim for name, dim in self.dimensions.items() if not isinstance(dim, Constant)
+        }
+
+    def vetted(self) -> dict[str, Any]:
+        """The block's trial 0: the vetted default of every dimension, clamped to its range."""
+        fields = self.params_class.model_fields
+        return {
+            name: dim.clamp(fields[name].default if name in fields else None)
+            for name, dim in self.dimensions.items()
+        }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

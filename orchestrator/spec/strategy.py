@@ -1,0 +1,235 @@
+"""Strategies as data: how far pretrained weights may move, and when.
+
+One class a strategy; its fields are the parameters that a search block of that strategy may name,
+and their defaults are the vetted ones: trial 0 of every block. This file is their only home.
+
+Sources: two-phase rule and rates, Howard & Ruder (ULMFiT, ACL 2018) and fast.ai's rule of three;
+warm-up of the head before the trunk moves, Kumar et al. (LP-FT, ICLR 2022).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from orchestrator.spec.frozen import Frozen
+
+Rate = Annotated[float, Field(gt=0, le=10)]
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["constant", "step", "cosine", "onecycle", "linear-warm-up-cosine"]
+Augment = Literal["none", "light", "standard", "trivial"]
+BatchNorm = Literal["frozen", "adapt"]
+Pooling = Literal["last", "multi-scale"]
+
+
+class StrategyParams(Frozen):
+    """What every strategy can set: head, optimiser, schedule, loss, augmentation, input."""
+
+    epochs: Epochs = Field(10, description="epochs after the warm-up")
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        32, description="examples a step, over all workers and accumulation steps"
+    )
+    accumulate: Annotated[int, Field(ge=1, le=1024)] = Field(
+        1, description="a step's batch is computed in this many parts"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="seeds every random choice")
+
+    head: Literal["linear", "mlp"] = Field(
+        "linear", description="one linear layer, or hidden layer + ReLU + dropout + linear"
+    )
+    hidden: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        256, description="width of an mlp head's hidden layer"
+    )
+    dropout: Fraction = Field(0.0, description="dropout before the last layer")
+    pooling: Pooling = Field(
+        "last", description="features of the last stage, or mean and max of every stage"
+    )
+
+    optimizer: Optimizer = Field("adamw", description="sgd (momentum 0.9, Nesterov), adam or adamw")
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
+        1e-2, description="decay of weights; norms and biases are exempt"
+    )
+    schedule: Schedule = Field("cosine", description="course of the rates over a phase's steps")
+    clip_norm: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="largest gradient norm a step; 0 for no clipping"
+    )
+
+    loss: Literal["cross-entropy", "focal"] = Field(
+        "cross-entropy", description="focal down-weights easy examples"
+    )
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] = Field(
+        2.0, description="how strongly focal loss down-weights easy examples"
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced weighs classes by inverse frequency"
+    )
+    label_smoothing: Fraction = Field(0.0, description="share of the target spread over classes")
+
+    augment: Augment = Field("none", description="transforms of training images")
+    mixup: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.0, description="mixup's Beta parameter; 0 for none"
+    )
+    cutmix: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.0, description="cutmix's Beta parameter; 0 for none"
+    )
+
+    image_size: Annotated[int, Field(ge=8, le=2048)] | None = Field(
+        None, description="pixels a side; the backbone's own when not given"
+    )
+    crop_fraction: Annotated[float, Field(gt=0.1, le=1.0)] | None = Field(
+        None, description="share of the shorter side that evaluation keeps; the backbone's own"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 on GPUs that have it, else fp32"
+    )
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> StrategyParams:
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate {self.accumulate} is more than batch_size {self.batch_size}. "
+                "Use at most one part an example"
+            )
+        return self
+
+
+class FeatureExtraction(StrategyParams):
+    """A: the backbone is frozen, only the head learns."""
+
+    strategy: Literal["feature-extraction"] = "feature-extraction"
+    head_lr: Rate = Field(1e-3, description="rate of the head")
+    epochs: Epochs = Field(10, description="epochs")
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(64, description="examples a step")
+    optimizer: Optimizer = Field("adam", description="sgd, adam or adamw")
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(1e-4, description="decay of weights")
+
+
+class FineTuning(StrategyParams):
+    """What partial and full fine-tuning share: a head warm-up, then rates that differ by depth."""
+
+    warm_up_epochs: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        5, description="head-only epochs before the backbone moves"
+    )
+    warm_up_lr: Rate = Field(1e-3, description="rate of the head in the warm-up")
+    backbone_lr: Rate = Field(1e-4, description="rate of the last stage")
+    stage_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="factor from each stage to the one before it"
+    )
+    thirds: tuple[Rate, Rate, Rate] | None = Field(
+        None, description="factors on backbone_lr for the early, middle and late third"
+    )
+    batch_norm: BatchNorm = Field(
+        "frozen", description="whether statistics of unfrozen stages follow the new data"
+    )
+    label_smoothing: Fraction = Field(0.1, description="share of the target spread over classes")
+    augment: Augment = Field("standard", description="transforms of training images")
+
+    @model_validator(mode="after")
+    def _one_discrimination(self) -> FineTuning:
+        if self.stage_decay is not None and "thirds" in self.model_fields_set and self.thirds:
+            raise ValueError("stage_decay and thirds both set the rates of earlier stages. Use one")
+        return self
+
+    def stage_lr(self, stage: int, n_stages: int) -> float:
+        """The base rate of a stage.
+
+        Args:
+            stage: 0 for the stem, 1 … n_stages for the stages.
+            n_stages: How many stages the backbone has, the stem not counted.
+        """
+        if self.stage_decay is not None:
+            return float(self.backbone_lr * self.stage_decay ** (n_stages - stage))
+        if self.thirds is not None:
+            return self.backbone_lr * self.thirds[min(2, 3 * stage // (n_stages + 1))]
+        return self.backbone_lr
+
+
+class Partial(FineTuning):
+    """B: a head warm-up, then the last `unfreeze` stages with rates that rise towards the head."""
+
+    strategy: Literal["partial"] = "partial"
+    unfreeze: Annotated[int, Field(ge=1)] = Field(2, description="stages to train, from the output")
+    head_lr: Rate = Field(3e-4, description="rate of the head after the warm-up")
+    stage_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.5, description="factor from each stage to the one before it"
+    )
+    epochs: Epochs = Field(15, description="epochs after the warm-up")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _thirds_replace_decay(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("thirds") and "stage_decay" not in data:
+            return {**data, "stage_decay": None}
+        return data
+
+
+class Full(FineTuning):
+    """C: a head warm-up, then everything, early stages slowest."""
+
+    strategy: Literal["full"] = "full"
+    head_lr: Rate = Field(1e-3, description="rate of the head after the warm-up")
+    thirds: tuple[Rate, Rate, Rate] | None = Field(
+        (0.01, 0.1, 1.0),
+        description="factors on backbone_lr for the early, middle and late third",
+    )
+    schedule: Schedule = Field("onecycle", description="course of the rates over a phase's steps")
+    clip_norm: Annotated[float, Field(ge=0)] = Field(1.0, description="largest gradient norm")
+    epochs: Epochs = Field(20, description="epochs after the warm-up")
+
+
+class Scratch(StrategyParams):
+    """The baseline that gains are quoted against: the same architecture, randomly initialised."""
+
+    strategy: Literal["scratch"] = "scratch"
+    lr: Rate = Field(1e-3, description="rate of everything")
+    epochs: Epochs = Field(20, description="epochs")
+    schedule: Schedule = Field("linear-warm-up-cosine", description="course of the rates")
+    clip_norm: Annotated[float, Field(ge=0)] = Field(1.0, description="largest gradient norm")
+    label_smoothing: Fraction = Field(0.1, description="share of the target spread over classes")
+    augment: Augment = Field("standard", description="transforms of training images")
+
+
+Strategy = Annotated[
+    FeatureExtraction | Partial | Full | Scratch, Field(discriminator="strategy")
+]
+
+STRATEGIES: dict[str, type[StrategyParams]] = {
+    "feature-extraction": FeatureExtraction,
+    "partial": Partial,
+    "full": Full,
+    "scratch": Scratch,
+}
+
+# The ranges of the facts table: (low, high). A value outside is allowed and noted.
+USUAL_RANGES: dict[str, dict[str, tuple[float, float]]] = {
+    "feature-extraction": {
+        "head_lr": (1e-3, 3e-3),
+        "weight_decay": (1e-4, 1e-2),
+        "epochs": (10, 20),
+        "batch_size": (32, 128),
+        "label_smoothing": (0.0, 0.1),
+    },
+    "partial": {
+        "head_lr": (3e-4, 1e-3),
+        "backbone_lr": (1e-5, 1e-4),
+        "weight_decay": (1e-2, 1e-2),
+        "epochs": (15, 30),
+        "batch_size": (32, 64),
+        "clip_norm": (0.0, 1.0),
+        "label_smoothing": (0.1, 0.1),
+    },
+    "full": {
+        "head_lr": (1e-4, 3e-4),
+        "backbone_lr": (1e-5, 1e-4),
+        "weight_decay": (1e-2, 1e-2),
+        "epochs": (20, 50),
+        "batch_size": (32, 64),
+        "clip_norm": (1.0, 1.0),
+        "label_smoothing": (0.05, 0.1),
+    },
+    "scratch": {},
+}

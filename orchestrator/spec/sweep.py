@@ -1,0 +1,113 @@
+"""The sweep's spec: one file's worth of data, search, budget and the rest."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from orchestrator.spec.data import DataSpec
+from orchestrator.spec.frozen import Frozen, digest_of
+from orchestrator.spec.parts import LOWER_IS_BETTER, ObjectiveSpec, TaskKind
+from orchestrator.spec.search_space import Block
+
+NAME_RULE = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
+
+
+class BudgetSpec(Frozen):
+    """When a sweep ends: new records, and minutes of wall time summed over resumes."""
+
+    trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = 16
+    minutes: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> BudgetSpec:
+        if self.trials is None and self.minutes is None:
+            raise ValueError("trials and minutes are both null. Give at least one")
+        return self
+
+
+class TunerSpec(Frozen):
+    """Who suggests the next experiment, and who stops one early."""
+
+    searcher: Literal["optuna", "random", "grid"] = "optuna"
+    scheduler: Literal["asha", "median", "none"] = "asha"
+
+
+class ElasticSpec(Frozen):
+    """As many workers as the cluster has free, between two bounds."""
+
+    elastic: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ElasticSpec:
+        if self.elastic[0] > self.elastic[1]:
+            raise ValueError("the first bound is above the second. Use [fewest, most]")
+        return self
+
+
+class WorkersSpec(Frozen):
+    """What one trial occupies: workers, and CPUs and GPUs of each."""
+
+    per_trial: Annotated[int, Field(ge=1, le=4096)] | ElasticSpec = 1
+    cpus: Annotated[float, Field(gt=0, le=1024)] = 1
+    gpus: Annotated[float, Field(ge=0, le=64)] = 0
+
+    @property
+    def most(self) -> int:
+        """The largest number of workers a trial may have."""
+        return self.per_trial if isinstance(self.per_trial, int) else self.per_trial.elastic[1]
+
+
+class TrackingSpec(Frozen):
+    """Where runs are tracked: an MLflow URI; a SQLite file under `storage` when not given."""
+
+    mlflow: str | None = None
+
+
+class SweepSpec(Frozen):
+    """A whole sweep, resolved: defaults merged into blocks, paths absolute."""
+
+    name: str
+    task: TaskKind
+    data: DataSpec
+    search: tuple[Block, ...]
+    seed: int = 0
+    budget: BudgetSpec = BudgetSpec()
+    objective: ObjectiveSpec = ObjectiveSpec()
+    tuner: TunerSpec = TunerSpec()
+    workers: WorkersSpec = WorkersSpec()
+    storage: str = "runs"
+    tracking: TrackingSpec = TrackingSpec()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        if not NAME_RULE.match(name):
+            raise ValueError(
+                "a name is 1–64 of a–z, 0–9, '.', '_', '-', and starts with a letter or digit"
+            )
+        return name
+
+    def identity(self, data_digest: str) -> str:
+        """Digest of what is searched on what data; budget, workers and storage are not in it.
+
+        The search over blocks is a set of questions: reordering the blocks asks the same ones.
+        """
+        content: dict[str, Any] = {
+            "task": self.task,
+            "data": data_digest,
+            "search": sorted((b.to_json() for b in self.search), key=digest_of),
+            "objective": self.objective.to_json(),
+            "tuner": self.tuner.to_json(),
+            "seed": self.seed,
+        }
+        return digest_of(content)
+
+
+def objective_from(raw: Any) -> Any:
+    """`mode` filled in from the metric where the user left it out."""
+    if isinstance(raw, dict) and "mode" not in raw:
+        return {**raw, "mode": "min" if raw.get("metric") in LOWER_IS_BETTER else "max"}
+    return raw

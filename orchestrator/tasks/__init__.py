@@ -1,0 +1,1 @@
+"""Tasks: what is predicted. Labels, loss, metrics and decoding, shared by training and serving."""

@@ -1,0 +1,91 @@
+"""Training losses, one value an example, so that uneven batches can be weighted by count."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from orchestrator.spec.parts import TaskSpec
+from orchestrator.spec.strategy import StrategyParams
+from orchestrator.tasks.metrics import Ints
+
+
+class Loss:
+    """The loss of one experiment: cross-entropy or focal, smoothed, weighted by class.
+
+    Targets are always distributions float32 [N, C] (one-hot, 0/1 for multi-label, or mixed by
+    mixup and cutmix), so every combination goes one way.
+    """
+
+    def __init__(
+        self, task: TaskSpec, params: StrategyParams, *, class_weights: Tensor | None
+    ) -> None:
+        self.multi_label = task.kind == "image-multilabel-classification"
+        self.smoothing = params.label_smoothing
+        self.gamma = params.focal_gamma if params.loss == "focal" else 0.0
+        self.class_weights = class_weights
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each example.
+
+        Args:
+            logits: float [N, C].
+            targets: float32 [N, C].
+
+        Returns:
+            float32 [N].
+        """
+        logits = logits.float()
+        if self.multi_label:
+            return self._binary(logits, targets)
+        return self._categorical(logits, targets)
+
+    def _categorical(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy; focal modulation (1 − p)^γ per class, Lin et al., ICCV 2017, section 3."""
+        smoothed = targets * (1 - self.smoothing) + self.smoothing / logits.shape[1]
+        log_probs = F.log_softmax(logits, dim=1)
+        terms = -smoothed * log_probs
+        if self.gamma:
+            terms = terms * (1 - log_probs.exp()) ** self.gamma
+        if self.class_weights is not None:
+            terms = terms * self.class_weights
+        return terms.sum(dim=1)
+
+    def _binary(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean binary cross-entropy over labels."""
+        smoothed = targets * (1 - self.smoothing) + self.smoothing / 2
+        terms = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
+        if self.gamma:
+            right_prob = torch.sigmoid(logits) * targets + torch.sigmoid(-logits) * (1 - targets)
+            terms = terms * (1 - right_prob) ** self.gamma
+        if self.class_weights is not None:
+            terms = terms * (1 + (self.class_weights - 1) * targets)
+        return terms.mean(dim=1)
+
+
+def one_hot(targets: Ints, task: TaskSpec) -> Tensor:
+    """Targets as distributions: float32 [N, C], whichever kind the task has."""
+    match task.kind:
+        case "image-classification":
+            return F.one_hot(torch.from_numpy(targets).long(), len(task.labels)).float()
+        case "image-multilabel-classification":
+            return torch.from_numpy(targets).float()
+        case _:
+            assert_never(task.kind)
+
+
+def balanced_class_weights(targets: Ints, task: TaskSpec) -> Tensor:
+    """Weight of each class, inversely proportional to its frequency.
+
+    Single-label: N / (C · n_c), whose mean over the training examples is 1. Multi-label: the
+    weight of a label's positives, (N − n_c) / n_c, at most 100.
+    """
+    counts = one_hot(targets, task).sum(dim=0).double().clamp(min=1)
+    n = len(targets)
+    if task.kind == "image-multilabel-classification":
+        return ((n - counts) / counts).clamp(min=0.01, max=100).float()
+    return torch.from_numpy(np.asarray(n / (len(counts) * counts.numpy()), np.float32))

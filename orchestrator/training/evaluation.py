@@ -1,0 +1,95 @@
+"""Outputs of a trained network on examples that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from orchestrator.data.batches import iterate_pixels
+from orchestrator.data.examples import Examples
+from orchestrator.data.transforms import normalized
+from orchestrator.errors import IntegrityError
+from orchestrator.features.store import batched
+from orchestrator.models.backbone import Backbone
+from orchestrator.models.head import build_head
+from orchestrator.spec.experiment import Experiment
+from orchestrator.tasks.task import build_task
+from orchestrator.training.checkpoint import read_checkpoint
+from orchestrator.training.network import Network
+from orchestrator.training.sources import EVALUATION_BATCH
+from orchestrator.training.trial import load_trained
+
+
+def trained_network(experiment: Experiment, backbone: Backbone, checkpoint: Path) -> Network:
+    """The network that a checkpoint describes, in eval mode.
+
+    Args:
+        experiment: Whose checkpoint it is.
+        backbone: With the experiment's initial weights; it is changed.
+        checkpoint: The checkpoint's folder.
+
+    Raises:
+        IntegrityError: The checkpoint is missing or damaged.
+    """
+    strategy = experiment.strategy
+    head = build_head(
+        strategy,
+        n_features=backbone.feature_width(strategy.pooling),
+        n_outputs=len(experiment.task.labels),
+        seed=strategy.seed,
+    )
+    found = read_checkpoint(checkpoint)
+    if found is None:
+        raise IntegrityError(f"the checkpoint {checkpoint} is missing or damaged")
+    network = Network(backbone, head, pooling=strategy.pooling)
+    load_trained(network, found)
+    return network.eval()
+
+
+def predict_probs(
+    network: Network,
+    experiment: Experiment,
+    examples: Examples,
+    rows: npt.NDArray[np.int64],
+    *,
+    device: torch.device,
+    threads: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Probabilities of some examples under the evaluation transform: float32 [n, C].
+
+    Args:
+        network: In eval mode.
+        experiment: Its input contract and task.
+        examples: The data set.
+        rows: Which examples, int64 [n].
+        device: Where to run.
+        threads: Decoding threads.
+        progress: Told examples done and to do.
+    """
+    task = build_task(experiment.task)
+    network.to(device, memory_format=torch.channels_last)
+    parts: list[npt.NDArray[np.float32]] = []
+    batches = iterate_pixels(
+        examples,
+        batched(rows, EVALUATION_BATCH),
+        contract=experiment.input,
+        augment="none",
+        seed=0,
+        epoch=0,
+        threads=threads,
+    )
+    done = 0
+    for _, pixels in batches:
+        images = torch.from_numpy(normalized(pixels, experiment.input))
+        with torch.inference_mode():
+            logits = network(images.to(device, memory_format=torch.channels_last))
+        parts.append(task.probabilities(logits.float().cpu().numpy()).astype(np.float32))
+        done += len(pixels)
+        if progress is not None:
+            progress(done, len(rows))
+    return np.concatenate(parts)

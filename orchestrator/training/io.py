@@ -1,0 +1,58 @@
+"""What a trial is given, and whom it tells: the border between training and where it runs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from orchestrator.data.examples import Examples
+from orchestrator.features.store import Float32
+from orchestrator.models.backbone import Backbone
+from orchestrator.spec.record import EpochRow, PhaseRow
+
+
+class Decision(Enum):
+    """What a trial does after an epoch: go on, or end itself."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+
+
+class TrialIO(Protocol):
+    """The surroundings of one worker of one trial.
+
+    `checkpoints` is a folder that all workers see; rank 0 writes to it.
+    """
+
+    device: torch.device
+    rank: int
+    world_size: int
+    threads: int
+    checkpoints: Path
+    examples: Examples
+
+    def backbone(self) -> Backbone:
+        """The experiment's backbone with its initial weights, for this trial to change."""
+
+    def features(self, rows: npt.NDArray[np.int64]) -> Float32:
+        """Stored features of the chosen examples under the experiment's pooling: float32 [n, D]."""
+
+    def on_phase(self, phase: PhaseRow) -> None:
+        """A phase begins."""
+
+    def on_step(self, step: int, n_steps: int, epoch: int, n_epochs: int) -> None:
+        """A training step is done; called by rank 0 for each."""
+
+    def report(self, row: EpochRow, objective_best: float) -> tuple[Decision, str]:
+        """An epoch and its checkpoint are done.
+
+        Every rank calls this equally often.
+
+        Returns:
+            What rank 0 shall do, and who says so.
+        """

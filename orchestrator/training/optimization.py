@@ -1,0 +1,67 @@
+"""Optimisers and schedules of a Phase, all torch's own. Schedules are stepped once a step."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    SequentialLR,
+    StepLR,
+)
+
+from orchestrator.training.param_groups import ParamGroup
+from orchestrator.training.phases import Phase
+
+LOWEST_LR = 1e-7
+WARM_UP_FRACTION = 0.05
+
+
+def build_optimizer(phase: Phase, groups: tuple[ParamGroup, ...]) -> Optimizer:
+    """The phase's optimiser over `groups`."""
+    params = [
+        {"params": list(g.parameters), "lr": g.lr, "weight_decay": g.weight_decay, "name": g.name}
+        for g in groups
+    ]
+    match phase.optimizer:
+        case "sgd":
+            return torch.optim.SGD(params, momentum=0.9, nesterov=True)
+        case "adam":
+            return torch.optim.Adam(params)
+        case "adamw":
+            return torch.optim.AdamW(params)
+        case _:
+            assert_never(phase.optimizer)
+
+
+def build_schedule(phase: Phase, optimizer: Optimizer, *, steps_per_epoch: int) -> LRScheduler:
+    """The course of all groups' rates over the phase's steps, each from its own base rate."""
+    steps = max(1, phase.epochs * steps_per_epoch)
+    match phase.schedule:
+        case "constant":
+            return ConstantLR(optimizer, factor=1.0, total_iters=1)
+        case "step":
+            return StepLR(optimizer, step_size=max(1, -(-steps // 3)), gamma=0.1)
+        case "cosine":
+            return CosineAnnealingLR(optimizer, T_max=steps, eta_min=LOWEST_LR)
+        case "onecycle":
+            peaks = [group["lr"] for group in optimizer.param_groups]
+            return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps + 1)
+        case "linear-warm-up-cosine":
+            rise = max(1, round(WARM_UP_FRACTION * steps))
+            return SequentialLR(
+                optimizer,
+                [
+                    LinearLR(optimizer, start_factor=1 / (rise + 1), total_iters=rise),
+                    CosineAnnealingLR(optimizer, T_max=max(1, steps - rise), eta_min=LOWEST_LR),
+                ],
+                milestones=[rise],
+            )
+        case _:
+            assert_never(phase.schedule)

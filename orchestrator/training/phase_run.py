@@ -1,0 +1,152 @@
+"""A Phase at work on one worker: optimiser, schedule, training epochs, validation outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from orchestrator.errors import DivergedError
+from orchestrator.models.freezing import assert_frozen
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.record import PhaseRow
+from orchestrator.tasks.losses import Loss
+from orchestrator.training.checkpoint import Checkpoint, restore_optimizer
+from orchestrator.training.io import TrialIO
+from orchestrator.training.network import Network
+from orchestrator.training.optimization import build_optimizer, build_schedule
+from orchestrator.training.param_groups import param_groups
+from orchestrator.training.phases import Phase
+from orchestrator.training.precision import autocast, resolve_precision
+from orchestrator.training.sources import Batch, build_source
+from orchestrator.training.workers import Workers
+
+CHECK_STEPS = 20
+
+
+class PhaseRun:
+    """One phase of one trial on this worker."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        phase: Phase,
+        network: Network,
+        loss: Loss,
+        io: TrialIO,
+        workers: Workers,
+    ) -> None:
+        self.phase = phase
+        self.loss = loss
+        self._experiment, self._network, self._io, self._workers = experiment, network, io, workers
+        network.enter(phase)
+        self.groups = param_groups(network, phase)
+        self.optimizer = build_optimizer(phase, self.groups)
+        self._steps_per_epoch = -(
+            -len(io.examples.indices("train")) // experiment.strategy.batch_size
+        )
+        self.schedule = build_schedule(
+            phase, self.optimizer, steps_per_epoch=self._steps_per_epoch
+        )
+        self._source = build_source(experiment, phase, io, workers)
+        self._module: nn.Module = network.head if phase.from_features else network
+        self._wrapped = workers.wrap(self._module)
+        self._precision = resolve_precision(experiment.strategy.precision, io.device)
+        self._scaler = torch.amp.GradScaler(enabled=self._precision == "fp16")
+
+    def row(self) -> PhaseRow:
+        """The phase as a Record shows it."""
+        trainable, frozen = self._network.counts()
+        return PhaseRow(
+            name=self.phase.name,
+            epochs=self.phase.epochs,
+            groups=tuple(group.row() for group in self.groups),
+            trainable=trainable,
+            frozen=frozen,
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put optimiser and schedule back to where the checkpoint left them."""
+        restore_optimizer(checkpoint, self.optimizer, self.schedule)
+
+    def train(self, epoch: int, n_epochs: int) -> tuple[float, int]:
+        """One epoch of training.
+
+        Args:
+            epoch: Counted from 1 over all phases.
+            n_epochs: Of the whole trial.
+
+        Returns:
+            Mean loss and number of examples, over all workers.
+
+        Raises:
+            DivergedError: On every worker alike, when the loss is no number.
+        """
+        torch.manual_seed((self._experiment.strategy.seed << 20) + epoch)
+        self._network.train()
+        total = torch.zeros(1, device=self._io.device, dtype=torch.float64)
+        seen = 0
+        for step, batch in enumerate(self._source.training(epoch), start=1):
+            total += self._step(batch)
+            seen += batch.n_global
+            if step % CHECK_STEPS == 0:
+                self._finite_mean(total, seen, epoch, step)
+            if self._io.rank == 0:
+                self._io.on_step(step, self._steps_per_epoch, epoch, n_epochs)
+        assert_frozen(self._network.backbone)
+        if self.phase.batch_norm == "adapt" and self.phase.stage_lrs:
+            self._workers.average_buffers(self._network.backbone)
+        return self._finite_mean(total, seen, epoch, self._steps_per_epoch), seen
+
+    def validation_logits(self) -> Tensor:
+        """Outputs for this worker's share of the validation examples: float32 [n, C]."""
+        self._network.eval()
+        parts = [torch.empty((0, len(self._experiment.task.labels)), device=self._io.device)]
+        with torch.inference_mode(), autocast(self._precision, self._io.device):
+            parts += [self._module(inputs).float() for inputs in self._source.validation()]
+        return torch.cat(parts)
+
+    def _step(self, batch: Batch) -> Tensor:
+        """One optimiser step; the summed loss of this worker's examples."""
+        self.optimizer.zero_grad(set_to_none=True)
+        summed = torch.zeros(1, device=self._io.device, dtype=torch.float64)
+        for inputs, targets, sync in self._parts(batch):
+            with sync, autocast(self._precision, self._io.device):
+                loss = self.loss(self._wrapped(inputs), targets).sum() * batch.weight
+                # DistributedDataParallel divides by the workers; the batch's mean must not.
+                scaled = loss * self._workers.world_size / batch.n_global
+                self._scaler.scale(scaled).backward()
+            summed += loss.detach()
+        if self.phase.clip_norm > 0:
+            self._scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.groups for p in group.parameters]
+            torch.nn.utils.clip_grad_norm_(parameters, self.phase.clip_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.schedule.step()
+        return summed
+
+    def _parts(
+        self, batch: Batch
+    ) -> Iterator[tuple[Tensor, Tensor, AbstractContextManager[object]]]:
+        """The batch in `accumulate` parts; gradients are exchanged with the last one only."""
+        n_parts = min(self._experiment.strategy.accumulate, len(batch.inputs))
+        inputs = batch.inputs.tensor_split(n_parts)
+        targets = batch.targets.tensor_split(n_parts)
+        for number, pair in enumerate(zip(inputs, targets, strict=True), start=1):
+            local = number < n_parts and self._workers.world_size > 1
+            wrapped = cast(DistributedDataParallel, self._wrapped)
+            yield *pair, (wrapped.no_sync() if local else nullcontext())
+
+    def _finite_mean(self, total: Tensor, seen: int, epoch: int, step: int) -> float:
+        mean = float(self._workers.total(total.clone()).item()) / max(1, seen)
+        if not torch.isfinite(torch.tensor(mean)):
+            raise DivergedError(
+                f"the training loss became {mean} by step {step} of epoch {epoch} "
+                f"({self.phase.name}). Lower the rates, or set clip_norm: 1.0"
+            )
+        return mean

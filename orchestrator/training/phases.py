@@ -1,0 +1,131 @@
+"""A Strategy compiles to Phases: spans of epochs with a constant trainable set and base rates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from orchestrator.spec.strategy import (
+    Augment,
+    BatchNorm,
+    FeatureExtraction,
+    FineTuning,
+    Full,
+    Optimizer,
+    Partial,
+    Schedule,
+    Scratch,
+    Strategy,
+    StrategyParams,
+)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs during which the same parameters learn.
+
+    `stage_lrs` maps each trainable stage (0 is the stem) to its base rate; the others are frozen.
+    A phase that reads stored features trains the head alone and sees no image.
+    """
+
+    name: str
+    epochs: int
+    head_lr: float
+    stage_lrs: dict[int, float]
+    optimizer: Optimizer
+    weight_decay: float
+    schedule: Schedule
+    clip_norm: float
+    batch_norm: BatchNorm
+    augment: Augment
+    mixup: float
+    cutmix: float
+
+    @property
+    def from_features(self) -> bool:
+        """Whether the backbone's outputs are the same in every epoch, so that they can be read."""
+        return (
+            not self.stage_lrs and self.augment == "none" and self.mixup == 0 and self.cutmix == 0
+        )
+
+
+def compile_phases(strategy: Strategy, n_stages: int) -> tuple[Phase, ...]:
+    """The phases of one experiment, in order.
+
+    Args:
+        strategy: Its parameters.
+        n_stages: S, the backbone's stages without the stem.
+    """
+    match strategy:
+        case FeatureExtraction():
+            return (_phase(strategy, "head", head_lr=strategy.head_lr, stage_lrs={}),)
+        case Partial():
+            first = n_stages - strategy.unfreeze + 1
+            return (*_warm_up(strategy), _tuning(strategy, range(first, n_stages + 1), n_stages))
+        case Full():
+            return (*_warm_up(strategy), _tuning(strategy, range(n_stages + 1), n_stages))
+        case Scratch():
+            rates = dict.fromkeys(range(n_stages + 1), strategy.lr)
+            return (
+                _phase(
+                    strategy, "scratch", head_lr=strategy.lr, stage_lrs=rates, batch_norm="adapt"
+                ),
+            )
+        case _:
+            assert_never(strategy)
+
+
+def _warm_up(strategy: FineTuning) -> tuple[Phase, ...]:
+    """Head only, on the features as they are: AdamW under OneCycle, as the two-phase rule has it."""
+    if strategy.warm_up_epochs == 0:
+        return ()
+    return (
+        Phase(
+            name="warm-up",
+            epochs=strategy.warm_up_epochs,
+            head_lr=strategy.warm_up_lr,
+            stage_lrs={},
+            optimizer="adamw",
+            weight_decay=1e-2,
+            schedule="onecycle",
+            clip_norm=strategy.clip_norm,
+            batch_norm="frozen",
+            augment="none",
+            mixup=0.0,
+            cutmix=0.0,
+        ),
+    )
+
+
+def _tuning(strategy: Partial | Full, stages: range, n_stages: int) -> Phase:
+    return _phase(
+        strategy,
+        strategy.strategy,
+        head_lr=strategy.head_lr,
+        stage_lrs={stage: strategy.stage_lr(stage, n_stages) for stage in stages},
+        batch_norm=strategy.batch_norm,
+    )
+
+
+def _phase(
+    params: StrategyParams,
+    name: str,
+    *,
+    head_lr: float,
+    stage_lrs: dict[int, float],
+    batch_norm: BatchNorm = "frozen",
+) -> Phase:
+    return Phase(
+        name=name,
+        epochs=params.epochs,
+        head_lr=head_lr,
+        stage_lrs=stage_lrs,
+        optimizer=params.optimizer,
+        weight_decay=params.weight_decay,
+        schedule=params.schedule,
+        clip_norm=params.clip_norm,
+        batch_norm=batch_norm,
+        augment=params.augment,
+        mixup=params.mixup,
+        cutmix=params.cutmix,
+    )

@@ -1,0 +1,253 @@
+"""A trial, start to end: one Experiment becomes epochs, checkpoints and a result."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orchestrator.errors import DivergedError
+from orchestrator.models.head import build_head
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.record import EpochRow, PhaseRow, Status
+from orchestrator.spec.strategy import StrategyParams
+from orchestrator.tasks.losses import Loss, balanced_class_weights
+from orchestrator.tasks.task import Task, build_task
+from orchestrator.training.checkpoint import (
+    Checkpoint,
+    folder_name,
+    keep_only,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from orchestrator.training.io import Decision, TrialIO
+from orchestrator.training.network import Network
+from orchestrator.training.phase_run import PhaseRun
+from orchestrator.training.phases import Phase, compile_phases
+from orchestrator.training.workers import Workers
+
+STANDARDIZE_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How a trial ended, and everything measured on the way."""
+
+    status: Status = "finished"
+    reason: str = ""
+    phases: tuple[PhaseRow, ...] = ()
+    epochs: tuple[EpochRow, ...] = ()
+    best_epoch: int | None = None
+    validation: dict[str, float] = field(default_factory=dict)
+    objective: float | None = None
+    checkpoint: str | None = None
+    seconds: float = 0.0
+    images_per_s: float = 0.0
+
+
+def run_trial(experiment: Experiment, io: TrialIO) -> TrialResult:
+    """Run one Experiment on this worker, from its newest checkpoint where there is one.
+
+    Every worker of the trial calls this with the same experiment; all return the same result. The
+    outcome is a function of the experiment: the number of workers changes it only by rounding, and
+    an interruption not at all.
+
+    Args:
+        experiment: What to run.
+        io: The surroundings.
+
+    Returns:
+        The result; `diverged` with the last finite checkpoint when a loss is no number.
+    """
+    return _Trial(experiment, io).run()
+
+
+def build_network(experiment: Experiment, io: TrialIO) -> Network:
+    """The experiment's backbone and a fresh head that standardises by the stored features."""
+    strategy = experiment.strategy
+    backbone = io.backbone()
+    head = build_head(
+        strategy,
+        n_features=backbone.feature_width(strategy.pooling),
+        n_outputs=len(experiment.task.labels),
+        seed=strategy.seed,
+    )
+    if strategy.strategy != "scratch":
+        rows = io.examples.indices("train")
+        step = max(1, len(rows) // STANDARDIZE_ROWS)
+        head.standardize.fit(torch.from_numpy(io.features(rows[::step])))
+    network = Network(backbone, head, pooling=strategy.pooling)
+    return network.to(io.device, memory_format=torch.channels_last)
+
+
+class _Trial:
+    """The state of one running trial: the network, the rows so far, and the best epoch."""
+
+    def __init__(self, experiment: Experiment, io: TrialIO) -> None:
+        self.experiment = experiment
+        self.io = io
+        self.task: Task = build_task(experiment.task)
+        self.workers = Workers(rank=io.rank, world_size=io.world_size, device=io.device)
+        torch.manual_seed(experiment.strategy.seed)
+        self.network = build_network(experiment, io)
+        self.phases = compile_phases(experiment.strategy, self.network.backbone.n_stages)
+        self.targets = io.examples.targets()
+        self.loss = Loss(
+            experiment.task, experiment.strategy, class_weights=self._class_weights()
+        )
+        self.result = TrialResult()
+        self.started_s = time.monotonic()
+
+    def run(self) -> TrialResult:
+        """All phases, then the best epoch."""
+        checkpoint = newest_checkpoint(self.io.checkpoints)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        first = 1
+        try:
+            for phase in self.phases:
+                stopped_by = self._phase(phase, first, checkpoint)
+                if stopped_by is not None:
+                    return self._ended("stopped", stopped_by)
+                first += phase.epochs
+        except DivergedError as err:
+            return self._ended("diverged", str(err))
+        return self._ended("finished", "")
+
+    def _phase(self, phase: Phase, first: int, checkpoint: Checkpoint | None) -> str | None:
+        """Run what is left of a phase whose first epoch is `first`; who stopped it, if anybody."""
+        done = len(self.result.epochs)
+        last = first + phase.epochs - 1
+        if done >= last:
+            return None
+        run = PhaseRun(self.experiment, phase, self.network, self.loss, self.io, self.workers)
+        if len(self.result.phases) == self.phases.index(phase):
+            self.result = replace(self.result, phases=(*self.result.phases, run.row()))
+        self.io.on_phase(run.row())
+        if checkpoint is not None and first <= done < last:
+            run.restore(checkpoint)
+        for epoch in range(max(first, done + 1), last + 1):
+            decision, reason = self._epoch(run, epoch)
+            if self.workers.agree(decision is Decision.STOP) and epoch < self._n_epochs():
+                return reason
+        return None
+
+    def _epoch(self, run: PhaseRun, epoch: int) -> tuple[Decision, str]:
+        """Train one epoch, measure it, keep it, and tell."""
+        started_s = time.monotonic()
+        train_loss, n_images = run.train(epoch, self._n_epochs())
+        train_s = time.monotonic() - started_s
+        probs = self._validation_probs(run)
+        rows = self.io.examples.indices("validation")
+        metrics = self.task.metrics(probs.numpy().astype("float64"), self.targets[rows])
+        row = EpochRow(
+            epoch=epoch,
+            phase=run.phase.name,
+            train_loss=train_loss,
+            validation=metrics,
+            seconds=time.monotonic() - started_s,
+            images_per_s=n_images / max(train_s, 1e-9),
+        )
+        self._note(row)
+        if self.io.rank == 0:
+            self._keep(run, epoch, probs)
+        self.workers.barrier()
+        assert self.result.objective is not None
+        return self.io.report(row, self.result.objective)
+
+    def _validation_probs(self, run: PhaseRun) -> Tensor:
+        """Probabilities of all validation examples: float32 [N, C], on every worker."""
+        n = len(self.io.examples.indices("validation"))
+        logits = self.workers.gather(run.validation_logits(), n)
+        if not torch.isfinite(logits).all():
+            raise DivergedError("the validation outputs are not finite")
+        return torch.from_numpy(self.task.probabilities(logits.numpy()))
+
+    def _note(self, row: EpochRow) -> None:
+        """Add an epoch to the result and see whether it is the best."""
+        objective = self.experiment.objective
+        value = row.validation.get(objective.metric, objective.worst)
+        result = replace(self.result, epochs=(*self.result.epochs, row))
+        if objective.better(value, self.result.objective):
+            result = replace(
+                result, best_epoch=row.epoch, objective=value, validation=row.validation
+            )
+        self.result = replace(result, seconds=self._seconds())
+
+    def _keep(self, run: PhaseRun, epoch: int, probs: Tensor) -> None:
+        """Write this epoch's checkpoint; of the others only the best stays."""
+        root = self.io.checkpoints
+        write_checkpoint(
+            root,
+            epoch,
+            weights=self.network.trained_tensors(self.phases),
+            optimizer=run.optimizer,
+            schedule=run.schedule,
+            validation={"probs": probs},
+            state=self._state(),
+        )
+        keep_only(root, {epoch, self.result.best_epoch or epoch})
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "experiment": self.experiment.digest,
+            "phases": [row.to_json() for row in self.result.phases],
+            "epochs": [row.to_json() for row in self.result.epochs],
+            "best_epoch": self.result.best_epoch,
+            "seconds": self._seconds(),
+        }
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Take up where a checkpoint left off: weights, rows, best epoch, seconds spent."""
+        load_trained(self.network, checkpoint)
+        for content in checkpoint.state["epochs"]:
+            self._note(EpochRow.model_validate(content))
+        phases = tuple(PhaseRow.model_validate(p) for p in checkpoint.state["phases"])
+        self.started_s = time.monotonic() - checkpoint.state["seconds"]
+        self.result = replace(self.result, phases=phases)
+
+    def _ended(self, status: Status, reason: str) -> TrialResult:
+        """The result, with the best epoch's weights back in the network."""
+        best = self.result.best_epoch
+        name = folder_name(best) if best is not None else None
+        if name is not None:
+            checkpoint = read_checkpoint(self.io.checkpoints / name)
+            assert checkpoint is not None, f"the checkpoint of the best epoch {best} is gone"
+            load_trained(self.network, checkpoint)
+            self.workers.barrier()
+            if self.io.rank == 0:
+                keep_only(self.io.checkpoints, {best or 0})
+        rows = self.result.epochs
+        images = sum(row.images_per_s * row.seconds for row in rows)
+        return replace(
+            self.result,
+            status=status,
+            reason=reason,
+            checkpoint=f"checkpoints/{name}" if name else None,
+            seconds=self._seconds(),
+            images_per_s=images / max(sum(row.seconds for row in rows), 1e-9),
+        )
+
+    def _class_weights(self) -> Tensor | None:
+        params: StrategyParams = self.experiment.strategy
+        if params.class_weights == "none":
+            return None
+        train = self.targets[self.io.examples.indices("train")]
+        return balanced_class_weights(train, self.experiment.task).to(self.io.device)
+
+    def _n_epochs(self) -> int:
+        return sum(phase.epochs for phase in self.phases)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.started_s
+
+
+def load_trained(network: Network, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's tensors into a network that holds the experiment's initial weights."""
+    missing, unexpected = network.load_state_dict(checkpoint.weights, strict=False)
+    assert not unexpected, f"the checkpoint has tensors that the network lacks: {unexpected[:3]}"
+    assert not [name for name in missing if name.startswith("head.")], "a head tensor is missing"

@@ -1,0 +1,1 @@
+"""A sweep: plan, searcher, scheduler, records, leaderboard, tracking."""

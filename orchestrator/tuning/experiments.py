@@ -1,0 +1,79 @@
+"""From a point of the search to the Experiment that it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from orchestrator.spec.backbone_table import facts_for
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
+from orchestrator.spec.search_space import Block, Choice, Constant
+from orchestrator.spec.strategy import Strategy
+from orchestrator.spec.sweep import SweepSpec
+
+_STRATEGY: TypeAdapter[Strategy] = TypeAdapter(Strategy)
+
+
+@dataclass(frozen=True)
+class ExperimentFactory:
+    """Makes the experiments of one sweep.
+
+    `weights_digests` maps each backbone of the search to the digest of its initial weights.
+    """
+
+    task: TaskSpec
+    data_digest: str
+    objective: ObjectiveSpec
+    weights_digests: Mapping[BackboneSpec, str]
+
+    def make(self, block: Block, values: Mapping[str, Any]) -> Experiment:
+        """The experiment at one point of a block.
+
+        Args:
+            block: Whose strategy it is.
+            values: A value for each of the block's dimensions.
+        """
+        params = {name: value for name, value in values.items() if name != "backbone"}
+        backbone = BackboneSpec.model_validate(values["backbone"])
+        return Experiment(
+            task=self.task,
+            data_digest=self.data_digest,
+            backbone=backbone,
+            weights_digest=self.weights_digests[backbone],
+            input=input_contract(backbone, params),
+            strategy=_STRATEGY.validate_python({"strategy": block.strategy, **params}),
+            objective=self.objective,
+        )
+
+
+def input_contract(backbone: BackboneSpec, params: Mapping[str, Any]) -> InputContract:
+    """The backbone's own input contract, with the size and crop that the parameters ask for."""
+    wanted = {
+        "size": params.get("image_size"),
+        "crop_fraction": params.get("crop_fraction"),
+    }
+    native = facts_for(backbone.name).input
+    return native.model_copy(update={k: v for k, v in wanted.items() if v is not None})
+
+
+def backbones_of(spec: SweepSpec) -> list[BackboneSpec]:
+    """Every backbone that the search names, once, in order."""
+    found: dict[BackboneSpec, None] = {}
+    for block in spec.search:
+        for value in block.dimensions["backbone"].extremes:
+            found[BackboneSpec.model_validate(value)] = None
+    return list(found)
+
+
+def values_of(block: Block, name: str) -> list[Any]:
+    """Every value that a listed dimension can take; the strategy's default when it has none."""
+    dim = block.dimensions.get(name)
+    if isinstance(dim, Constant | Choice):
+        return dim.extremes
+    if dim is None and name in block.params_class.model_fields:
+        return [block.params_class.model_fields[name].default]
+    return []

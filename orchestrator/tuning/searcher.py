@@ -1,0 +1,119 @@
+"""The Searcher that Tune asks: unfinished trials first, then suggestions that no record answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from orchestrator.runtime.folders import SweepFolder, TrialStart
+from orchestrator.spec.record import Record
+from orchestrator.spec.search_space import Block
+from orchestrator.tuning.clock import SweepClock
+from orchestrator.tuning.experiments import ExperimentFactory
+from orchestrator.tuning.suggestions import METRIC, Outcome, Suggester
+
+
+class SweepSearcher(Searcher):
+    """Turns suggestions into trials; each is written to its folder before it starts."""
+
+    def __init__(
+        self,
+        suggester: Suggester,
+        factory: ExperimentFactory,
+        blocks: Sequence[Block],
+        folder: SweepFolder,
+        *,
+        clock: SweepClock,
+        known: Mapping[str, float],
+        unfinished: Sequence[TrialStart],
+        room: float,
+        mode: str,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            suggester: Who suggests.
+            factory: Makes experiments.
+            blocks: Of the search.
+            folder: Where trials are written.
+            clock: Tells when the minutes are over.
+            known: Objective of every trial that has ended, by id.
+            unfinished: Trials that an earlier run began and did not end.
+            room: How many more trials may be started.
+            mode: `max` or `min`.
+        """
+        super().__init__(metric=METRIC, mode=mode)
+        self._suggester = suggester
+        self._factory = factory
+        self._blocks = blocks
+        self._folder = folder
+        self._clock = clock
+        self._known = dict(known)
+        self._unfinished = list(unfinished)
+        self._room = room
+        self._asks: dict[str, tuple[str | None, str]] = {}  # Tune's id → (ask, ours)
+        self.reused = 0
+        self.full = False
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
+        """The next trial's config, or FINISHED."""
+        if self._clock.over() or self._room <= 0:
+            self.full = True
+            return Searcher.FINISHED
+        if self._unfinished:
+            start = self._unfinished.pop(0)
+            again = start.model_copy(update={"attempt": start.attempt + 1})
+            return self._started(trial_id, None, again)
+        while (suggestion := self._suggester.ask()) is not None:
+            block = self._blocks[suggestion.block]
+            experiment = self._factory.make(block, suggestion.values)
+            running = {ours for _, ours in self._asks.values()}
+            if experiment.id in self._known or experiment.id in running:
+                self._suggester.tell(suggestion.ask, self._known.get(experiment.id))
+                self._suggester.repeated(suggestion.block)
+                self.reused += 1
+                continue
+            start = TrialStart(
+                experiment=experiment,
+                block=suggestion.block,
+                searched={name: suggestion.values[name] for name in block.searched},
+                default=suggestion.default,
+                attempt=1,
+            )
+            return self._started(trial_id, suggestion.ask, start)
+        return Searcher.FINISHED
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Learn what became of a trial."""
+        ask, ours = self._asks.pop(trial_id)
+        value = result.get(METRIC) if result and not error else None
+        if value is not None:
+            self._known[ours] = float(value)
+        if ask is not None:
+            self._suggester.tell(ask, value)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the records are the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the records are the state."""
+
+    def _started(self, trial_id: str, ask: str | None, start: TrialStart) -> dict[str, Any]:
+        self._room -= 1
+        self._asks[trial_id] = (ask, start.experiment.id)
+        self._folder.trial(start.experiment.id).write_start(start)
+        return {"trial": start.experiment.id, "block": start.block}
+
+
+def outcome_of(start: TrialStart, record: Record) -> Outcome:
+    """An ended trial as the suggester learns it; one without a result learns the worst value."""
+    ended_well = record.objective is not None and record.status in ("finished", "stopped")
+    value = record.objective if ended_well else record.experiment.objective.worst
+    assert value is not None
+    return Outcome(
+        block=start.block, searched=start.searched, default=start.default, value=float(value)
+    )

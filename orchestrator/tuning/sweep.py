@@ -1,0 +1,419 @@
+"""A Sweep from its spec to its leaderboard: prepare, plan, features, search, winner on test."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from orchestrator.data.audit import Audit
+from orchestrator.data.examples import Examples
+from orchestrator.data.preparing import prepare_data
+from orchestrator.features.store import FeatureStore
+from orchestrator.runtime.cluster import Cluster, joined_cluster
+from orchestrator.runtime.feature_filling import fill_features
+from orchestrator.runtime.folders import SweepFolder
+from orchestrator.runtime.process_cache import initial_weights_digest
+from orchestrator.runtime.signals import Signals
+from orchestrator.runtime.trial_run import VERSIONED, TrialTicket
+from orchestrator.runtime.tune_trial import MAX_FAILURES, TuneContext, tune_trial
+from orchestrator.runtime.winner_test import ensure_tested
+from orchestrator.spec.backbone_table import facts_for
+from orchestrator.spec.parts import TaskSpec
+from orchestrator.spec.record import Record
+from orchestrator.spec.sweep import SweepSpec
+from orchestrator.tuning.clock import SweepClock
+from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
+from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leaderboard
+from orchestrator.tuning.plan import CostBook, make_plan, needs_of
+from orchestrator.tuning.progress import Progress, Silent
+from orchestrator.tuning.scheduler import FlaggingScheduler
+from orchestrator.tuning.searcher import SweepSearcher, outcome_of
+from orchestrator.tuning.suggestions import build_suggester
+from orchestrator.tuning.tracking import Tracker
+from orchestrator.tuning.watching import SweepWatcher
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How one run of a sweep ended."""
+
+    folder: Path
+    status: SweepStatus
+    ended: int
+    failed: int
+    reused: int
+    best: Record | None
+    test: dict[str, Any] | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """What `sweep --json` prints."""
+        best = self.best
+        return {
+            "sweep": str(self.folder),
+            "status": self.status,
+            "trials": {"ended": self.ended, "failed": self.failed, "reused": self.reused},
+            "best": None
+            if best is None
+            else {
+                "trial": best.trial,
+                "strategy": best.experiment.strategy.strategy,
+                "backbone": best.experiment.backbone.name,
+                "params": best.params,
+                "validation": best.validation,
+            },
+            "test": None if self.test is None else self.test["metrics"],
+            "seconds": round(self.seconds, 1),
+        }
+
+
+@dataclass(frozen=True)
+class PreparedSweep:
+    """A sweep whose data is ready and whose folder is known."""
+
+    spec: SweepSpec
+    folder: SweepFolder
+    examples: Examples
+    audit: Audit
+
+    @property
+    def storage(self) -> Path:
+        """Where all sweeps of this spec's storage lie."""
+        return Path(self.spec.storage)
+
+    @property
+    def store(self) -> FeatureStore:
+        """The features that sweeps share."""
+        return FeatureStore(self.storage / "features")
+
+    @property
+    def task(self) -> TaskSpec:
+        """What is predicted."""
+        return TaskSpec(kind=self.spec.task, labels=self.examples.labels)
+
+    def factory(self) -> ExperimentFactory:
+        """Makes this sweep's experiments; loads every backbone once for its digest."""
+        return ExperimentFactory(
+            task=self.task,
+            data_digest=self.examples.digest,
+            objective=self.spec.objective,
+            weights_digests={
+                backbone: initial_weights_digest(
+                    backbone, image_size=facts_for(backbone.name).input.size
+                )
+                for backbone in backbones_of(self.spec)
+            },
+        )
+
+
+def prepare_sweep(
+    spec: SweepSpec, *, fresh: bool = False, progress: Progress | None = None
+) -> PreparedSweep:
+    """Read and audit the data, and find the sweep's folder.
+
+    Args:
+        spec: The sweep.
+        fresh: Take a new folder even if this sweep was run before.
+        progress: Told about the data.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
+    told = progress or Silent()
+    prepared = prepare_data(
+        spec.data,
+        task=spec.task,
+        seed=spec.seed,
+        cache=Path(spec.storage) / "data",
+        progress=lambda done, total: told.count("images checked", done, total),
+    )
+    for line in prepared.audit.lines():
+        told.say(f"data: {line}")
+    name = f"{spec.name}-{spec.identity(prepared.examples.digest)[:8]}"
+    root = _newest(Path(spec.storage), name, fresh=fresh)
+    return PreparedSweep(spec, SweepFolder(root), prepared.examples, prepared.audit)
+
+
+def run_sweep(
+    spec: SweepSpec,
+    *,
+    address: str | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> SweepOutcome:
+    """Run a sweep, or continue it from its records.
+
+    Args:
+        spec: What to search, on what, for how long.
+        address: A Ray cluster to join; None starts one in this process.
+        fresh: Start another sweep instead of continuing.
+        progress: Told what happens.
+
+    Returns:
+        How this run ended; `interrupted` after Ctrl-C, with everything kept.
+
+    Raises:
+        SpecError: The spec cannot be run here (CapacityError: the cluster is too small).
+        DataError: The data cannot be used.
+        SweepLockedError: Another process is running this sweep.
+    """
+    told = progress or Silent()
+    sweep = prepare_sweep(spec, fresh=fresh, progress=told)
+    with sweep.folder.locked():
+        return _Run(sweep, told).go(address)
+
+
+class _Run:
+    """One run of a sweep in this process."""
+
+    def __init__(self, sweep: PreparedSweep, progress: Progress) -> None:
+        self.sweep = sweep
+        self.spec = sweep.spec
+        self.folder = sweep.folder
+        self.progress = progress
+        self.clock = SweepClock(self.folder, minutes=self.spec.budget.minutes)
+        self.starts = self.folder.starts()
+        self.before = self.folder.records()
+        self.reused = 0
+        self.exhausted = bool((self.folder.read("leaderboard.json") or {}).get("exhausted"))
+
+    def go(self, address: str | None) -> SweepOutcome:
+        """Search what is left, then test the winner."""
+        self._write_sweep_json()
+        if self._room() <= 0 or self.clock.over() or self.exhausted:
+            self.progress.say("this sweep has ended already; nothing is left in its budget")
+            if not self._test_missing():
+                return self._outcome(self._status())
+        status: SweepStatus = "interrupted"
+        tracker = Tracker(self.spec, self.folder, self.progress)
+        try:
+            with joined_cluster(address) as cluster:
+                self._search(cluster, tracker)
+                status = self._status()
+                self._test_winner()
+        except KeyboardInterrupt:
+            self.progress.say("interrupted; everything ended is kept. The same command continues")
+        finally:
+            self.clock.save()
+            self._write_leaderboard(status)
+            tracker.close()
+        return self._outcome(status)
+
+    def _search(self, cluster: Cluster, tracker: Tracker) -> None:
+        if self._room() <= 0 or self.clock.over() or self.exhausted:
+            return
+        at_once = cluster.trials_at_once(self.spec.workers)
+        factory = self.sweep.factory()
+        self._write_plan(factory, at_once)
+        workers = self.spec.workers
+        fill_features(
+            needs_of(self.spec, factory),
+            data=self.folder / "data",
+            store=self.sweep.store,
+            cpus=workers.cpus,
+            gpus=workers.gpus,
+            progress=self.progress.count,
+        )
+        self._tune(factory, at_once, tracker)
+
+    def _tune(self, factory: ExperimentFactory, at_once: int, tracker: Tracker) -> None:
+        """The fine-tuning search: Tune asks our searcher, runs trials, and tells our scheduler."""
+        signals = Signals.start()
+        searcher = self._searcher(factory)
+        scheduler = FlaggingScheduler(self.spec, signals, self.clock)
+        scheduler.replay(self.starts, list(self.before.values()))
+        watcher = SweepWatcher(
+            self.folder,
+            signals,
+            self.progress,
+            metric=self.spec.objective.metric,
+            on_record=lambda record: self._on_record(record, tracker),
+        )
+        scratch = Path(tempfile.mkdtemp(prefix="orchestrator-tune-"))
+        train_scratch = self.folder / ".train"
+        workers = self.spec.workers
+        context = TuneContext(
+            ticket=TrialTicket(
+                sweep=str(self.folder.root.resolve()),
+                store=str(self.sweep.store.root.resolve()),
+                trial="",
+                threads=max(1, int(workers.cpus)),
+                use_gpu=workers.gpus > 0,
+            ),
+            workers=workers,
+            signals=signals,
+            train_storage=str(train_scratch.resolve()),
+        )
+        alone = workers.most == 1
+        resources = {"CPU": workers.cpus, "GPU": workers.gpus} if alone else {"CPU": 0}
+        trainable = tune.with_resources(
+            tune.with_parameters(tune_trial, context=context), resources
+        )
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=-1,
+                max_concurrent_trials=at_once,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=self.folder.root.name,
+                storage_path=str(scratch),
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=[watcher],
+                verbose=0,
+            ),
+        )
+        watcher.start()
+        try:
+            tuner.fit()
+        finally:
+            watcher.close()
+            self.reused = searcher.reused
+            self.exhausted = not searcher.full
+            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(train_scratch, ignore_errors=True)
+
+    def _searcher(self, factory: ExperimentFactory) -> SweepSearcher:
+        outcomes = [outcome_of(self.starts[name], record) for name, record in self.before.items()]
+        unfinished = [start for name, start in self.starts.items() if name not in self.before]
+        return SweepSearcher(
+            build_suggester(self.spec, outcomes),
+            factory,
+            self.spec.search,
+            self.folder,
+            clock=self.clock,
+            known={
+                name: outcome.value
+                for name, outcome in zip(self.before, outcomes, strict=True)
+            },
+            unfinished=unfinished,
+            room=self._room(),
+            mode=self.spec.objective.mode,
+        )
+
+    def _on_record(self, record: Record, tracker: Tracker) -> None:
+        self.clock.save()
+        self._write_leaderboard("running")
+        tracker.log(record)
+
+    def _room(self) -> float:
+        """How many more records the budget allows."""
+        limit = self.spec.budget.trials
+        return float("inf") if limit is None else limit - len(self.before)
+
+    def _status(self) -> SweepStatus:
+        over_trials = self.spec.budget.trials is not None and (
+            len(self.folder.records()) >= self.spec.budget.trials
+        )
+        return "finished" if over_trials or self.exhausted else "budget"
+
+    def _test_missing(self) -> bool:
+        winner = winner_of(self.before, self.spec.objective)
+        if winner is None or not len(self.sweep.examples.indices("test")):
+            return False
+        return (self.folder.read("test.json") or {}).get("trial") != winner.trial
+
+    def _test_winner(self) -> None:
+        winner = winner_of(self.folder.records(), self.spec.objective)
+        if winner is not None and len(self.sweep.examples.indices("test")):
+            ensure_tested(
+                self.folder,
+                winner,
+                cpus=self.spec.workers.cpus,
+                gpus=self.spec.workers.gpus,
+                progress=self.progress.say,
+            )
+
+    def _write_sweep_json(self) -> None:
+        if not (self.folder / "data" / "index.arrow").exists():
+            self.sweep.examples.save(self.folder / "data")
+        self.folder.write(
+            "sweep.json",
+            {
+                "name": self.spec.name,
+                "digest": self.spec.identity(self.sweep.examples.digest),
+                "created_at": (self.folder.read("sweep.json") or {}).get("created_at")
+                or datetime.now(UTC).isoformat(timespec="seconds"),
+                "task": self.spec.task,
+                "labels": list(self.sweep.examples.labels),
+                "spec": self.spec.to_json(),
+                "data": {
+                    "digest": self.sweep.examples.digest,
+                    "counts": _by_split(self.sweep.audit.classes),
+                    "audit": [finding.to_json() for finding in self.sweep.audit.faults],
+                },
+                "environment": {
+                    "host": socket.gethostname(),
+                    "cpus": os.cpu_count(),
+                    "python": platform.python_version(),
+                    **{name: version(name) for name in VERSIONED},
+                },
+            },
+        )
+
+    def _write_plan(self, factory: ExperimentFactory, at_once: int) -> None:
+        plan = make_plan(
+            self.spec,
+            factory,
+            self.sweep.examples,
+            at_once=at_once,
+            costs=CostBook(self.sweep.storage / "costs.json"),
+            probe=False,
+            progress=self.progress,
+        )
+        self.folder.write("plan.json", plan)
+
+    def _write_leaderboard(self, status: SweepStatus) -> None:
+        write_leaderboard(
+            self.folder,
+            self.spec.objective,
+            status=status,
+            seconds=self.clock.seconds(),
+            exhausted=self.exhausted,
+        )
+
+    def _outcome(self, status: SweepStatus) -> SweepOutcome:
+        records = self.folder.records()
+        return SweepOutcome(
+            folder=self.folder.root,
+            status=status,
+            ended=len(records),
+            failed=sum(record.status == "failed" for record in records.values()),
+            reused=self.reused,
+            best=winner_of(records, self.spec.objective),
+            test=self.folder.read("test.json"),
+            seconds=self.clock.seconds(),
+        )
+
+
+def _by_split(classes: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Counts by label and split, turned round."""
+    splits = ("train", "validation", "test")
+    return {
+        split: {label: counts.get(split, 0) for label, counts in classes.items()}
+        for split in splits
+    }
+
+
+def _newest(storage: Path, name: str, *, fresh: bool) -> Path:
+    """The folder of a sweep: the newest of `name`, `name-2`, …, or with `fresh` the next one."""
+    taken = [storage / name] if (storage / name).exists() else []
+    while taken and (following := storage / f"{name}-{len(taken) + 1}").exists():
+        taken.append(following)
+    if not taken:
+        return storage / name
+    return storage / f"{name}-{len(taken) + 1}" if fresh else taken[-1]
