@@ -4,6 +4,7 @@
     ├── SpecError                exit code 2   a spec, command line or request that cannot be met
     │   └── CapacityError                      the cluster cannot hold what was asked for
     ├── DataError                exit code 3   the data cannot be used as it is
+    │   └── UndecodableImage                   one image cannot be read (data/decoding.py)
     ├── WeightsError             exit code 2   a weights file is refused or does not fit
     ├── IntegrityError           exit code 1   stored bytes are not the bytes that were written
     ├── BundleError              exit code 1   a folder is no bundle, or one of another version

@@ -8,8 +8,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from orchestrator.bundle.manifest import (
     MANIFEST,
@@ -149,7 +149,7 @@ def _check_digest(name: FileName, entry: FileEntry, sha256: str) -> None:
 
 
 @contextmanager
-def _regular_file(folder: Path, name: str) -> Iterator[BinaryIO]:
+def _regular_file(folder: Path, name: str) -> Iterator[BufferedReader]:
     """An open file that is no link, folder, pipe or device; opening a pipe must not block."""
     try:
         descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

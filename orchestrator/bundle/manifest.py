@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -15,7 +15,7 @@ from orchestrator.spec.strategy import Strategy
 
 MANIFEST = "bundle.json"
 MAX_MANIFEST_BYTES = 16 << 20
-FORMAT = "transfer-orchestrator-bundle"
+FORMAT: Final = "transfer-orchestrator-bundle"
 FORMAT_VERSION = 1
 
 FileName = Literal[

@@ -21,7 +21,7 @@ _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 
@@ -74,7 +74,8 @@ def reached(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as err:
-        raise RegistryError(f"registry {shown_uri(uri)}: {err}") from err
+        reason = str(err).replace(uri, shown_uri(uri))  # MLflow repeats the address, password too
+        raise RegistryError(f"registry {shown_uri(uri)}: {reason}") from err
 
 
 def connect(uri: str) -> Any:

@@ -17,7 +17,7 @@ from orchestrator.bundle.manifest import BundleManifest
 from orchestrator.bundle.predictor import Input, Pixels, Probabilities, answers, calibrated_task
 from orchestrator.data.transforms import normalized
 from orchestrator.errors import BundleError, SpecError
-from orchestrator.models.backbone import Backbone
+from orchestrator.models.backbone import Backbone, Pooling
 from orchestrator.models.building import build_backbone
 from orchestrator.models.head import build_head
 
@@ -25,7 +25,7 @@ from orchestrator.models.head import build_head
 class Classifier(nn.Module):
     """Images to logits; tensors are named `backbone.…` and `head.…`, as in model.safetensors."""
 
-    def __init__(self, backbone: Backbone, head: nn.Module, pooling: str) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Module, pooling: Pooling) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -45,7 +45,7 @@ class TorchPredictor:
         self._manifest = manifest
         self._task = calibrated_task(manifest)
         self._device = device
-        self._classifier = classifier.eval().to(device, memory_format=torch.channels_last)
+        self._classifier = classifier.eval().to(device).to(memory_format=torch.channels_last)
 
     @property
     def manifest(self) -> BundleManifest:
@@ -59,7 +59,8 @@ class TorchPredictor:
             return np.empty((0, self._task.n_outputs), np.float32)
         images = torch.from_numpy(normalized(pixels, self._manifest.input))
         images = images.to(self._device, memory_format=torch.channels_last)
-        return self._classifier(images).float().cpu().numpy()
+        logits: Tensor = self._classifier(images)
+        return logits.float().cpu().numpy()
 
     def probabilities(self, pixels: Pixels) -> Probabilities:
         scaled = self.logits(pixels) / np.float32(self._manifest.temperature)
@@ -118,7 +119,7 @@ def _build(manifest: BundleManifest) -> Classifier:
 def _fill(classifier: Classifier, bundle: Bundle) -> None:
     try:
         classifier.load_state_dict(load(bundle.read("model.safetensors")), strict=True)
-    except (SafetensorError, RuntimeError) as err:
+    except (SafetensorError, RuntimeError, KeyError) as err:  # KeyError: a type torch lacks
         versions = ", ".join(f"{name} {v}" for name, v in bundle.manifest.versions.items())
         raise BundleError(
             f"{bundle.path}: model.safetensors does not fit {bundle.manifest.backbone.name} as the "

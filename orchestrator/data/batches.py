@@ -36,7 +36,7 @@ def iterate_pixels(
     epoch: int,
     threads: int,
     prefetch: int = 2,
-) -> Generator[tuple[Indices, Pixels]]:
+) -> Generator[tuple[Indices, Pixels], None, None]:
     """Each batch of rows with its pixels, uint8 [n, 3, S, S].
 
     The pixels depend on the example, seed and epoch, never on threads or batches. At most

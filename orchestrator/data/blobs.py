@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
+import pyarrow as pa
 
 BATCH_BYTES = 32 * 1024 * 1024
 _SCHEMA = pa.schema([pa.field("bytes", pa.large_binary(), nullable=False)])
@@ -51,8 +51,7 @@ class BlobWriter:
         self._writer.close()
         sync_file(self._path)
         lasting = self._folder / f"{self._digest.hexdigest()}.arrow"
-        os.replace(self._path, lasting)
-        return lasting
+        return self._path.replace(lasting)
 
     def __enter__(self) -> BlobWriter:
         return self
@@ -106,7 +105,7 @@ def write_table(path: Path, table: Any) -> None:
             for batch in table.combine_chunks().to_batches():
                 writer.write_batch(batch)
         sync_file(partial)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

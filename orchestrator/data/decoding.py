@@ -46,7 +46,7 @@ _PARSER_ERRORS = (
 )
 
 
-class UndecodableImage(DataError):
+class UndecodableImage(DataError):  # noqa: N818 (says what was met, like httpx's InvalidURL)
     """Bytes that are not a whole image of an accepted format and size."""
 
     def __init__(self, reason: str, *, source: str = "") -> None:
@@ -67,8 +67,8 @@ def decode_rgb(
         least_side: Lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its scale, the smallest whose
             sides are all at least this long; an image with a shorter side than this stays whole.
             The reduction averages blocks in the DCT domain. Resized to half of `least_side` or
-            less, the result differs from that of a whole decode by about one grey level of 255
-            on average. Other formats ignore it.
+            less, photographs came out 0.2 to 1.5 grey levels of 255 (mean) from a whole decode,
+            and 22 at most. Other formats ignore it.
 
     Raises:
         UndecodableImage: With the reason.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -55,7 +55,8 @@ class Examples:
     an instance may be used by several threads, and a pickled one re-opens the folder elsewhere.
 
     Rows are in canonical order, by content, then split and target: sets with equal `digest` have
-    equal row i, so what is computed per row may be stored under the digest.
+    equal row i, so what is computed per row may be stored under the digest. (A JPEG and its
+    lossless copy count as equal; read with `least_side` they differ as `decode_rgb` states.)
     """
 
     def __init__(self, folder: Path) -> None:

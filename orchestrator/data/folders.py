@@ -45,7 +45,7 @@ def read_tree(folder: str) -> Tree:
     loose: list[str] = []
     other: Counter[str] = Counter()
     for relative, file in locations.files_under(folder):
-        parts = relative.replace(os.sep, "/").split("/")
+        parts = relative.split("/")
         if any(part.startswith((".", "__MACOSX")) for part in parts):
             continue
         suffix = PurePosixPath(parts[-1]).suffix.lower()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from orchestrator.spec.frozen import digest_of
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _SAVED_MARKS = ("dataset_dict.json", "state.json")
-_ROWS = 128  # rows with their image bytes that are in memory at once
+_ROWS = 32  # rows with their image bytes that are in memory at once
 
 
 def is_saved_dataset(folder: str) -> bool:
@@ -43,7 +42,7 @@ class DatasetTable:
     @property
     def base(self) -> str:
         """Where relative paths in a path column start."""
-        return self._location if os.path.isabs(self._location) else os.getcwd()
+        return self._location if Path(self._location).is_absolute() else str(Path.cwd())
 
     @property
     def version(self) -> str:
@@ -54,7 +53,7 @@ class DatasetTable:
     @property
     def preferred(self) -> tuple[str | None, str | None]:
         """The only Image feature and the only ClassLabel feature (or list of them), if any."""
-        import datasets  # type: ignore[import-untyped,unused-ignore]
+        import datasets
 
         features = self._dataset.features
         images = [name for name in features if isinstance(features[name], datasets.Image)]
@@ -96,9 +95,9 @@ def open_hub_dataset(location: str, *, split: str, cache: Path) -> DatasetTable:
     try:
         loaded = datasets.load_dataset(name, cache_dir=str(cache / "hub"))
     except (OSError, ValueError, RuntimeError) as err:
-        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        reason = str(err).splitlines()[0].rstrip(".") if str(err) else type(err).__name__
         raise DataError(
-            f"{location}: cannot be loaded from the hub: {reason} Check the id and the network, "
+            f"{location}: cannot be loaded from the hub: {reason}. Check the id and the network, "
             "or give a local path, written from the folder of the spec as ./NAME"
         ) from err
     return DatasetTable(_split_of(loaded, location, split), location)

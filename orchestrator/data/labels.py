@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 
 
-class LabelFault(ValueError):
+class LabelError(ValueError):
     """Why a cell holds no usable label; the reader adds the row and raises DataError."""
 
 
@@ -28,13 +28,13 @@ def one_label(cell: object) -> str:
     """The label in the cell of a single-label manifest.
 
     Raises:
-        LabelFault: The cell is empty or NaN, or holds several labels.
+        LabelError: The cell is empty or NaN, or holds several labels.
     """
     if isinstance(cell, (list, tuple, np.ndarray)):
-        raise LabelFault("a list of labels; use task: image-multilabel-classification")
+        raise LabelError("a list of labels; use task: image-multilabel-classification")
     text = _text(cell)
     if not text:
-        raise LabelFault("no label")
+        raise LabelError("no label")
     return text
 
 
@@ -42,14 +42,14 @@ def many_labels(cell: object, separator: str) -> tuple[str, ...]:
     """The labels in the cell of a multi-label manifest, sorted; an empty cell has none.
 
     Raises:
-        LabelFault: The cell is an indicator vector, or a list with an empty element.
+        LabelError: The cell is an indicator vector, or a list with an empty element.
     """
     if isinstance(cell, (list, tuple, np.ndarray)):
         pieces = [_text(piece) for piece in cell]
         if len(pieces) > 1 and set(pieces) == {"0", "1"} and len(set(pieces)) < len(pieces):
-            raise LabelFault("a vector of 0 and 1; write the names of the labels that apply")
+            raise LabelError("a vector of 0 and 1; write the names of the labels that apply")
         if "" in pieces:
-            raise LabelFault("an empty label in a list")
+            raise LabelError("an empty label in a list")
         return tuple(sorted(set(pieces)))
     pieces = [normal_label(piece) for piece in _text(cell).split(separator)]
     return tuple(sorted({piece for piece in pieces if piece}))
@@ -75,6 +75,6 @@ def _text(cell: object) -> str:
             return ""
         return str(int(value)) if value.is_integer() else repr(value)
     if isinstance(cell, dict | bytes):
-        raise LabelFault(f"a {type(cell).__name__}, where text or a number is expected")
+        raise LabelError(f"a {type(cell).__name__}, where text or a number is expected")
     text = normal_label(str(cell))
     return "" if text.casefold() == "nan" else text

@@ -6,10 +6,13 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
-import fsspec  # type: ignore[import-untyped,unused-ignore]
+import fsspec
+
+from orchestrator.errors import DataError
 
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*(::|://)")
 
@@ -34,7 +37,7 @@ def normal_location(location: str) -> str:
     """`location` with `file://` and `~` resolved to a plain path; other URIs unchanged."""
     if location.startswith("file://"):
         return unquote(location.removeprefix("file://"))
-    return location if is_uri(location) else os.path.expanduser(location)
+    return location if is_uri(location) else str(Path(location).expanduser())
 
 
 def join(folder: str, name: str) -> str:
@@ -43,19 +46,20 @@ def join(folder: str, name: str) -> str:
         return normal_location(name)
     if is_uri(folder):
         return name if name.startswith("/") else f"{folder.rstrip('/')}/{name.removeprefix('./')}"
-    return os.path.normpath(os.path.join(folder, name))
+    return str(Path(folder, name))
 
 
 def parent(location: str) -> str:
     """The folder that `location` is in."""
-    return location.rpartition("/")[0] if is_uri(location) else os.path.dirname(location)
+    return location.rpartition("/")[0] if is_uri(location) else str(Path(location).parent)
 
 
 def open_binary(location: str) -> BinaryIO:
     """The file at `location`, open for reading; the caller closes it."""
     if is_uri(location):
-        return cast(BinaryIO, fsspec.open(location, "rb").open())
-    return open(location, "rb")
+        fs, path = _file_system(location)
+        return cast(BinaryIO, fs.open(path, "rb"))
+    return Path(location).open("rb")
 
 
 def read_bytes(location: str) -> bytes:
@@ -67,17 +71,17 @@ def read_bytes(location: str) -> bytes:
 def is_folder(location: str) -> bool:
     """Whether `location` is a folder, or a prefix with files under it."""
     if is_uri(location):
-        fs, path = fsspec.core.url_to_fs(location)
+        fs, path = _file_system(location)
         return bool(fs.isdir(path))
-    return os.path.isdir(location)
+    return Path(location).is_dir()
 
 
 def exists(location: str) -> bool:
     """Whether a file or folder is at `location`."""
     if is_uri(location):
-        fs, path = fsspec.core.url_to_fs(location)
+        fs, path = _file_system(location)
         return bool(fs.exists(path))
-    return os.path.exists(location)
+    return Path(location).exists()
 
 
 def version_of(location: str) -> str:
@@ -87,9 +91,9 @@ def version_of(location: str) -> str:
         OSError: It is not there or may not be read.
     """
     if is_uri(location):
-        fs, path = fsspec.core.url_to_fs(location)
+        fs, path = _file_system(location)
         return _version_of_info(fs.info(path))
-    status = os.stat(location)
+    status = Path(location).stat()
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
@@ -104,13 +108,13 @@ def files_under(folder: str) -> Iterator[tuple[str, Located]]:
         return
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         for path in _walk(entry.path) if entry.is_dir() else (entry.path,):
-            yield os.path.relpath(path, folder), Located(path, _version_or_none(path))
+            yield path.removeprefix(folder).lstrip("/"), Located(path, _version_or_none(path))
 
 
 def under_folder(folder: str) -> Iterator[str]:
     """Names of the folders directly below `folder`, empty ones included."""
     if is_uri(folder):
-        fs, root = fsspec.core.url_to_fs(folder)
+        fs, root = _file_system(folder)
         found = fs.ls(root, detail=True)
         names = [info["name"].rstrip("/") for info in found if info["type"] == "directory"]
         yield from sorted(name.rpartition("/")[2] for name in names)
@@ -118,10 +122,19 @@ def under_folder(folder: str) -> Iterator[str]:
     yield from sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
 
 
+def _file_system(uri: str) -> tuple[Any, str]:
+    """The file system behind a URI, and the path in it."""
+    try:
+        fs, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as err:  # a driver not installed, a scheme nobody knows
+        raise DataError(f"{uri}: cannot be reached: {err}") from err
+    return fs, path
+
+
 def _walk(folder: str) -> Iterator[str]:
     for root, folders, files in os.walk(folder):
         folders.sort()
-        yield from (os.path.join(root, name) for name in sorted(files))
+        yield from (f"{root}/{name}" for name in sorted(files))
 
 
 def _version_or_none(path: str) -> str:
@@ -132,7 +145,7 @@ def _version_or_none(path: str) -> str:
 
 
 def _remote_files(folder: str) -> Iterator[tuple[str, Located]]:
-    fs, root = fsspec.core.url_to_fs(folder)
+    fs, root = _file_system(folder)
     found: dict[str, dict[str, Any]] = fs.find(root, detail=True)
     for path in sorted(found):
         relative = path.removeprefix(root).lstrip("/")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
+import pyarrow as pa
 
 from orchestrator.data import locations
 from orchestrator.data.audit import AuditFinding
@@ -21,7 +21,7 @@ from orchestrator.data.hub_datasets import (
     open_hub_dataset,
     open_saved_dataset,
 )
-from orchestrator.data.labels import LabelFault, many_labels, normal_label, one_label
+from orchestrator.data.labels import LabelError, many_labels, normal_label, one_label
 from orchestrator.data.tables import (
     INPUT_NAMES,
     LABEL_NAMES,
@@ -173,7 +173,7 @@ class _RowBuilder:
             try:
                 labels = self._labels(cells.label)
                 data = _image_of(cells.image)
-            except LabelFault as fault:
+            except LabelError as fault:
                 self._faults[str(fault)].append(number)
                 continue
             if isinstance(data, bytes):
@@ -210,8 +210,8 @@ def _image_of(cell: object) -> bytes | str:
     if isinstance(cell, bytes) or (isinstance(cell, str) and cell):
         return cell
     if cell is None or cell == "":
-        raise LabelFault("no image")
-    raise LabelFault(f"a {type(cell).__name__} for an image, neither a path nor bytes")
+        raise LabelError("no image")
+    raise LabelError(f"a {type(cell).__name__} for an image, neither a path nor bytes")
 
 
 def _several_spellings(pairs: Iterable[tuple[str, str]]) -> Iterator[AuditFinding]:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import PIL
-import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
+import pyarrow as pa
 from PIL import Image, features
 
 from orchestrator.data import locations
 from orchestrator.data.blobs import Blobs, map_table, write_table
 from orchestrator.data.decoding import MAX_PIXELS, UndecodableImage, decode_rgb
 from orchestrator.data.reading import Reading, Row
+from orchestrator.errors import DataError
 from orchestrator.spec.frozen import digest_of
 
 Progress = Callable[[int, int], None]  # images done, images in all
@@ -86,13 +87,17 @@ def scan(
 
 def _scan_blocks(
     reading: Reading, pool: ThreadPoolExecutor, cache: Path, max_pixels: int
-) -> Generator[list[Scanned]]:
+) -> Generator[list[Scanned], None, None]:
     identity = [_FORMAT, reading.location, max_pixels, PIL.__version__, features.version("jpg")]
     store = _ScanStore(cache / "scans" / f"{digest_of(identity)}.arrow")
     scanner = _Scanner(reading, store, max_pixels)
     try:
         for start in range(0, len(reading.rows), _BLOCK):
-            yield list(pool.map(scanner.scan, reading.rows[start : start + _BLOCK]))
+            rows = reading.rows[start : start + _BLOCK]
+            known = [scanner.known(row) for row in rows]
+            unknown = (row for row, found in zip(rows, known, strict=True) if found is None)
+            decoded = pool.map(scanner.scan, unknown)
+            yield [found or next(decoded) for found in known]
     finally:
         store.save()
 
@@ -106,6 +111,11 @@ class _Scanner:
         self._store = store
         self._max_pixels = max_pixels
 
+    def known(self, row: Row) -> Scanned | None:
+        """What an earlier run found, if that can be told without asking for the file's version."""
+        version = self._blobs_version if row.blob >= 0 else row.version
+        return self._store.known.get((row.uri, version)) if version else None
+
     def scan(self, row: Row) -> Scanned:
         """The content hash of `row`'s image. A file that cannot be read now is not remembered."""
         try:
@@ -116,6 +126,8 @@ class _Scanner:
                 self._store.new[row.uri, version] = known
         except OSError as err:
             return Scanned(fault=f"cannot be read: {err.strerror or err or type(err).__name__}")
+        except (DataError, ValueError) as err:  # no such file system, or a path with a NUL
+            return Scanned(fault=f"cannot be read: {err}")
         return known
 
     def _version(self, row: Row) -> str:

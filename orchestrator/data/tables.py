@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
 
-import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
-import pyarrow.parquet as pq  # type: ignore[import-untyped,unused-ignore]
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from orchestrator.data import locations
 from orchestrator.errors import DataError, listing
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
-_PARQUET_ROWS = 128  # rows with their image bytes that are in memory at once
+_PARQUET_ROWS = 32  # rows with their image bytes that are in memory at once
 
 # Usual column names, best first.
 INPUT_NAMES = (
@@ -86,16 +87,16 @@ class Table(Protocol):
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(ABC):
     """What the three file formats share."""
 
     location: str
     columns: tuple[str, ...]
     preferred: tuple[None, None] = (None, None)
 
+    @abstractmethod
     def rows(self, image: str, label: str) -> Iterator[Cells]:
         """The cells of two columns, row by row."""
-        raise NotImplementedError
 
     @property
     def version(self) -> str:

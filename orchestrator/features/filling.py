@@ -13,6 +13,7 @@ from orchestrator.data.examples import Examples
 from orchestrator.data.transforms import normalized, transform_digest
 from orchestrator.features.store import FeatureKey, Float32, batched
 from orchestrator.models.backbone import Backbone
+from orchestrator.models.placing import placed
 from orchestrator.spec.parts import BackboneSpec, InputContract
 from orchestrator.spec.strategy import Pooling
 
@@ -68,7 +69,7 @@ def compute_features(
     Returns:
         float32 [n, D] for each pooling.
     """
-    backbone.eval().to(device, memory_format=torch.channels_last)
+    placed(backbone.eval(), device)
     found: dict[Pooling, list[Float32]] = {pooling: [] for pooling in poolings}
     batches = iterate_pixels(
         examples,

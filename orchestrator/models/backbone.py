@@ -205,10 +205,10 @@ class Backbone(nn.Module):
         """Mean and max over the positions of a stage's output: float32 `[N, 2 C]`."""
         x = (output if isinstance(output, Tensor) else output[-1]).float()
         if x.ndim == 3:
-            x, positions = x[:, self._n_prefix_tokens :], (1,)
+            x = x[:, self._n_prefix_tokens :]
         else:
-            positions = (1, 2) if self._channels_last else (2, 3)
-        return torch.cat([x.mean(positions), x.amax(positions)], dim=1)
+            x = x.flatten(1, 2) if self._channels_last else x.flatten(2).transpose(1, 2)
+        return torch.cat([x.mean(1), x.amax(1)], dim=1)
 
     def _assert_cut(self, cut: int) -> None:
         assert cut in self.cuts, f"{self.spec.name} has no cut at {cut}, only at {self.cuts}"

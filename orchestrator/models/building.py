@@ -14,9 +14,7 @@ from orchestrator.spec.backbone_table import backbone_names, facts_for
 from orchestrator.spec.parts import BackboneSpec
 
 
-def build_backbone(
-    spec: BackboneSpec, *, image_size: int | None = None, seed: int = 0
-) -> Backbone:
+def build_backbone(spec: BackboneSpec, *, image_size: int | None = None, seed: int = 0) -> Backbone:
     """Builds a backbone with its weights, in eval mode, everything trainable.
 
     Weights are loaded at the native size; position embeddings are then resampled by timm.

@@ -22,7 +22,8 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The named tensors of a safetensors file or a weights-only torch checkpoint, in its order.
 
-    Wrappers (`state_dict`, `model`, …) and prefixes that all names share (`module.`, …) are removed.
+    Wrappers (`state_dict`, `model`, …) and prefixes that all names share (`module.`, …) are taken
+    off.
 
     Raises:
         WeightsError: No such file, not readable, no tensors in it, or it would need pickle.

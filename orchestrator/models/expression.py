@@ -1,9 +1,9 @@
 """Proof that two computations are the same, without computing them.
 
-A run is recorded as an expression: every tensor is named by the operation that made it and the names
-of its operands. Two outputs of one name are the same operations on the same parameters, so their
-values agree to the last bit, whatever the weights. On the meta device this costs no memory, so it
-reaches models of any size.
+A run is recorded as an expression: every tensor is named by the operation that made it and the
+names of its operands. Two outputs of one name are the same operations on the same parameters, so
+their values agree to the last bit, whatever the weights. On the meta device this costs no memory,
+so it reaches models of any size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 
-class ExpressionRecorder(TorchDispatchMode):
+class ExpressionRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     """Names every tensor that is computed while it is active.
 
     Args:
@@ -26,7 +26,7 @@ class ExpressionRecorder(TorchDispatchMode):
     """
 
     def __init__(self, leaves: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
         self._names = {id(tensor): name for name, tensor in leaves.items()}
         self._alive: list[Tensor] = list(leaves.values())  # an id is only unique while alive
 
@@ -34,9 +34,7 @@ class ExpressionRecorder(TorchDispatchMode):
         """The expression that made a tensor; its id if it was made before or outside."""
         return self._names.get(id(tensor), f"unknown {tuple(tensor.shape)} {tensor.dtype}")
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = tree_map_only(Tensor, self.name_of, (args, kwargs or {}))
         expression = hashlib.sha256(f"{func} {named}".encode()).hexdigest()[:24]
         result = func(*args, **(kwargs or {}))
@@ -52,5 +50,6 @@ def expression_of(
     compute: Callable[[Tensor], Tensor], images: Tensor, leaves: Mapping[str, Tensor]
 ) -> str:
     """The name of what `compute` makes of `images`, in terms of the named tensors."""
-    with ExpressionRecorder({"images": images, **leaves}) as recorder:
+    recorder = ExpressionRecorder({"images": images, **leaves})
+    with recorder:
         return recorder.name_of(compute(images))

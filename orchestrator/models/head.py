@@ -37,7 +37,7 @@ class Standardize(nn.Module):
         """
         n = len(features)
         assert n > 0, "statistics need at least one row"
-        blocks = features.split(_ROWS_AT_ONCE)
+        blocks = torch.split(features, _ROWS_AT_ONCE)
         mean = sum_of([block.double().sum(0) for block in blocks]) / n
         variance = sum_of([(block.double() - mean).square().sum(0) for block in blocks]) / n
         eps = torch.finfo(torch.float64).eps

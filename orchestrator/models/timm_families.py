@@ -4,6 +4,10 @@ Most of timm is a plain chain of children: one line of `CHAINS` says which of th
 the stages and the closing layers; `timm_transformers` knows the rest. That stages composed in order
 are the library's `forward_features` is proved for every name when the table of backbones is
 generated (see `backbone_facts`).
+
+Left out on purpose: EfficientFormer, EfficientViT (MSRA), LeViT and TinyViT, which in eval mode
+keep attention biases computed from parameters and would answer with stale ones once weights are
+restored.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from orchestrator.models.split import Split, UnsupportedFamilyError, chain_of
+from orchestrator.models.split import Split, UnsupportedFamilyError, chain, chain_of
 from orchestrator.models.timm_head import timm_head
 from orchestrator.models.timm_transformers import TRANSFORMERS
 
@@ -70,12 +74,9 @@ CHAINS: dict[str, Chain] = {
         "features.norm5",
     ),
     "EdgeNeXt": _STAGES_PRE_NORM,
-    "EfficientFormer": _STAGES_NORM,
-    "EfficientFormerV2": _STAGES_NORM,
     "EfficientNet": Chain("conv_stem bn1", "blocks", "conv_head bn2"),
     "EfficientVit": _STAGES,
     "EfficientVitLarge": _STAGES,
-    "EfficientVitMsra": _PATCHED,
     "FasterNet": _PATCHED,
     "FastVit": Chain("stem", "stages", "final_conv"),
     "FocalNet": Chain("stem", "layers", "norm"),
@@ -83,6 +84,11 @@ CHAINS: dict[str, Chain] = {
     "GlobalContextVit": _STAGES,
     "HighPerfGpuNet": _STAGES,
     "IFormer": _STAGES,
+    "InceptionResnetV2": Chain(
+        "conv2d_1a conv2d_2a conv2d_2b maxpool_3a conv2d_3b conv2d_4a maxpool_5a",
+        ("mixed_5b repeat", "mixed_6a repeat_1", "mixed_7a repeat_2 block8"),
+        "conv2d_7b",
+    ),
     "LCNetV2": _STAGES,
     "LowFormer": _STAGES,
     "MambaOut": Chain("stem", "stages", channels_last=True),
@@ -110,7 +116,6 @@ CHAINS: dict[str, Chain] = {
     "SwinTransformerV2": _SWIN,
     "SwinTransformerV2Cr": _PATCHED,
     "TResNet": Chain("body.s2d body.conv1", tuple(f"body.{layer}" for layer in _LAYERS)),
-    "TinyVit": _PATCHED,
     "VovNet": _STAGES,
     "XceptionAligned": Chain("stem", "blocks", "act"),
 }
@@ -125,9 +130,24 @@ def split_timm(model: nn.Module) -> Split:
     family = type(model).__name__
     if family in CHAINS:
         return _split_chain(model, CHAINS[family])
+    if family == "VGG":
+        return _split_vgg(model)
     if family in TRANSFORMERS:
         return TRANSFORMERS[family](model)
     raise UnsupportedFamilyError(f"no rule splits timm's {family}")
+
+
+def _split_vgg(model: nn.Module) -> Split:
+    """Stages end with their pooling; the first is the stem, so S = 4."""
+    stages: list[list[tuple[str, nn.Module]]] = [[]]
+    for name, layer in model.get_submodule("features").named_children():
+        stages[-1].append((f"features.{name}", layer))
+        if isinstance(layer, nn.MaxPool2d):
+            stages.append([])
+    return Split(
+        stages=tuple(chain(stage) for stage in stages if stage),
+        closing=timm_head(model, {"features"}),
+    )
 
 
 def _split_chain(model: nn.Module, rule: Chain) -> Split:

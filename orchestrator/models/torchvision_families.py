@@ -64,14 +64,13 @@ def _split_convnext(model: Any) -> Split:
 
 def _split_densenet(model: Any) -> Split:
     """A transition belongs to the dense block before it; the closing ReLU is functional there."""
-    *stages, last = (f"denseblock{i} transition{i}" for i in (1, 2, 3)), "denseblock4 norm5"
     features = model.features
-    closing = chain([("blocks", chain_of(features, last)), ("relu", nn.ReLU())])
+    last = [("block", features.denseblock4), ("norm", features.norm5)]
     return Split(
         stages=(
             chain_of(features, "conv0 norm0 relu0 pool0"),
-            *(chain_of(features, paths) for paths in stages[0]),
-            closing,
+            *(chain_of(features, f"denseblock{i} transition{i}") for i in (1, 2, 3)),
+            chain([*last, ("relu", nn.ReLU(inplace=True))]),
         ),
         closing=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1)),
     )

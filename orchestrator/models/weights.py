@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import timm
 import torch
 import torchvision
@@ -24,7 +23,7 @@ from orchestrator.spec.parts import BackboneSpec
 
 # Old checkpoints lack them, and nothing that we do reads them.
 _COUNTERS = "num_batches_tracked"
-_NETWORK_ERRORS = (OSError, RuntimeError, ValueError, HfHubHTTPError, httpx.HTTPError)
+_NETWORK_ERRORS = (OSError, RuntimeError, ValueError, HfHubHTTPError)
 
 
 def load_weights(model: nn.Module, spec: BackboneSpec) -> None:
@@ -41,6 +40,7 @@ def load_weights(model: nn.Module, spec: BackboneSpec) -> None:
         WeightsError: The weights cannot be had, are refused, or do not fit.
     """
     target = model.trunk if isinstance(model, PyramidResNet) else model
+    ordered = False
     match spec.weights:
         case "none":
             return
@@ -50,7 +50,8 @@ def load_weights(model: nn.Module, spec: BackboneSpec) -> None:
             tensors = _from_hub(hub.removeprefix("hub:"), spec.name)
         case path:
             tensors = read_tensors(Path(path))
-    _fill(target, tensors, source=f"{spec.name}: {spec.weights}")
+            ordered = not path.endswith(".safetensors")  # which sorts its tensors by name
+    _fill(target, tensors, source=f"{spec.name}: {spec.weights}", ordered=ordered)
 
 
 def weights_digest(backbone: Backbone) -> str:
@@ -113,8 +114,8 @@ def _first_line(err: BaseException) -> str:
     return (str(err) or type(err).__name__).splitlines()[0]
 
 
-def _fill(model: nn.Module, given: Mapping[str, Tensor], *, source: str) -> None:
-    """Copies tensors into a model, by name or else by order.
+def _fill(model: nn.Module, given: Mapping[str, Tensor], *, source: str, ordered: bool) -> None:
+    """Copies tensors into a model, by name or else, if theirs means anything, by order.
 
     Raises:
         WeightsError: Neither fits; lists what is missing, unexpected and of another shape.
@@ -122,7 +123,9 @@ def _fill(model: nn.Module, given: Mapping[str, Tensor], *, source: str) -> None
     classifier = _classifier_names(model)
     own = {name: t for name, t in model.state_dict().items() if not _ignored(name, classifier)}
     found = {name: t for name, t in given.items() if not _ignored(name, classifier)}
-    by_name = found if _fits(own, found) else _by_order(own, found)
+    by_name = found if _fits(own, found) else None
+    if by_name is None and ordered:
+        by_name = _by_order(own, found)
     if by_name is None:
         raise WeightsError(f"{source} does not fit. {_differences(own, found)}")
     with torch.no_grad():
@@ -150,9 +153,7 @@ def _fits(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> bool:
     return own.keys() == found.keys() and all(own[n].shape == found[n].shape for n in own)
 
 
-def _by_order(
-    own: Mapping[str, Tensor], found: Mapping[str, Tensor]
-) -> dict[str, Tensor] | None:
+def _by_order(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """The file's tensors under our names when only the names differ, else None.
 
     Number and shapes must agree one by one, and so must the last word of the names (`weight`,

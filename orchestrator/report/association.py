@@ -20,7 +20,7 @@ def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     """
     if len(xs) < FEWEST:
         return None
-    a, b = _ranks(np.asarray(xs, float)), _ranks(np.asarray(ys, float))
+    a, b = mean_ranks(np.asarray(xs, float)), mean_ranks(np.asarray(ys, float))
     if a.std() == 0 or b.std() == 0:
         return None
     return float(np.corrcoef(a, b)[0, 1])
@@ -34,7 +34,8 @@ def stands_out(correlation: float | None, n: int) -> bool:
     return correlation is not None and n > 1 and abs(correlation) > 1.96 / np.sqrt(n - 1)
 
 
-def _ranks(values: Floats) -> Floats:
+def mean_ranks(values: Floats) -> Floats:
+    """The rank of each value, from 1, ties at the mean of their places."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     means = ends - (counts - 1) / 2

@@ -9,7 +9,7 @@ from orchestrator.report.predictions import Predictions
 from orchestrator.report.reading import read_validation
 from orchestrator.report.sweep_view import SweepView, TrialView
 
-MOST_RIVALS = 20
+MOST_RIVALS = 10
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from orchestrator.report.wording import finite, number, plural
 
 SPLITS = ("train", "validation", "test")
 MOST_ITEMS = 5
+LEVELS = {"error": "high", "warning": "mid"}
 Counts = Mapping[str, Mapping[str, int]]
 
 
@@ -60,7 +61,7 @@ def _table(view: SweepView, counts: Counts) -> Safe:
         "table",
         el("thead", el("tr", *head)),
         el("tbody", *rows),
-        el("tfoot", el("tr", el("th", "labels in all", scope="row"), *totals)),
+        el("tfoot", el("tr", el("th", "in all", scope="row"), *totals)),
         class_="sortable bars",
         aria_label="Examples by class and split",
     )
@@ -115,7 +116,7 @@ def _finding(finding: Mapping[str, Any]) -> Safe:
         shown.append(el("li", f"and {more:,} more"))
     return el(
         "li",
-        el("span", severity, class_=f"badge sev-{'high' if severity == 'error' else 'mid'}"),
+        el("span", severity, class_=f"badge sev-{LEVELS.get(severity, 'low')}"),
         el("span", str(finding.get("kind") or ""), class_="kind"),
         " ",
         str(finding.get("message") or ""),

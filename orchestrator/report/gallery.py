@@ -125,5 +125,12 @@ def _card(mistake: Mistake, picture: bytes | None) -> Safe:
             class_="said",
         ),
         el("p", "truly ", el("b", mistake.true)),
-        el("p", mistake.uri or f"example {mistake.example}", class_="uri", title=mistake.uri),
+        el(
+            "p", _tail(mistake.uri) or f"example {mistake.example}", class_="uri", title=mistake.uri
+        ),
     )
+
+
+def _tail(uri: str, most: int = 24) -> str:
+    """The end of a location, which is what tells one example from another."""
+    return uri if len(uri) <= most else f"…{uri[1 - most :]}"

@@ -262,6 +262,6 @@ def _phase_bands(frame: Frame, winner: TrialView, x: Scale) -> Safe:
             )
         )
         if right - left > 6.5 * len(phase.name) + 10:
-            parts.append(el("text", phase.name, class_="tick", x=left + 6, y=frame.y(1) + 16))
+            parts.append(el("text", phase.name, class_="tick", x=left, y=frame.y(1) - 6))
         start = end
     return join(parts)

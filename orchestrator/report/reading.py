@@ -148,10 +148,9 @@ def _from_row(row: Json, record: Record | None) -> TrialView:
 
 
 def _from_record(id_: str, record: Record) -> TrialView:
-    strategy = record.experiment.strategy
-    changed = {
-        key: record.params[key] for key in sorted(strategy.model_fields_set & {*record.params})
-    }
+    """Without a row, what was searched is unknown: whatever differs from its vetted default."""
+    strategy, fields = record.experiment.strategy, type(record.experiment.strategy).model_fields
+    changed = {k: v for k, v in record.params.items() if getattr(strategy, k) != fields[k].default}
     return TrialView(
         id=id_,
         status=record.status,

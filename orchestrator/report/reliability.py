@@ -8,7 +8,7 @@ from orchestrator.report.axes import Frame, axes, svg
 from orchestrator.report.figures import figure
 from orchestrator.report.markup import Safe, el, join
 from orchestrator.report.scales import Linear
-from orchestrator.report.wording import percent, score
+from orchestrator.report.wording import score
 from orchestrator.tasks.metrics import ECE_BINS
 
 Bins = Sequence[Mapping[str, float]]
@@ -43,7 +43,7 @@ def _title(error: float, lean: float) -> str:
     if abs(lean) < 0.02:
         return f"Confidence is honest on average ({shown})"
     way = "Over" if lean > 0 else "Under"
-    return f"{way}-confident by {percent(abs(lean))} on average ({shown})"
+    return f"{way}-confident by {100 * abs(lean):.0f} points on average ({shown})"
 
 
 def _drawing(bins: Bins, total: float, error: float) -> Safe:

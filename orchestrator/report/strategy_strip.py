@@ -122,7 +122,7 @@ def _row(
                 strategy_name(strategy),
                 class_="row-name",
                 x=4.0,
-                y=middle + (5 if frame.left > 100 else -16),
+                y=middle + raised,
             ),
             el("g", *reversed(marks)),
             el(

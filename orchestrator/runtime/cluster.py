@@ -60,6 +60,13 @@ class Cluster:
         return min(by_cpu, by_gpu)
 
 
+def local_cluster() -> Cluster:
+    """What a cluster started in this process would offer."""
+    import torch
+
+    return Cluster(cpus=float(os.cpu_count() or 1), gpus=float(torch.cuda.device_count()), nodes=1)
+
+
 @contextmanager
 def joined_cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[Cluster]:
     """A running cluster for the length of the block.
@@ -96,7 +103,7 @@ def joined_cluster(address: str | None = None, *, cpus: int | None = None) -> It
         yield Cluster(
             cpus=float(resources.get("CPU", 0)),
             gpus=float(resources.get("GPU", 0)),
-            nodes=sum(1 for node in ray.nodes() if node["Alive"]),
+            nodes=sum(bool(node["Alive"]) for node in ray.nodes()),
         )
     finally:
         if ours:

@@ -76,14 +76,14 @@ def fill_features(
     return hits / max(1, len(needs))
 
 
-@ray.remote(max_retries=3)  # type: ignore[untyped-decorator]
+@ray.remote(max_retries=3)
 def _fill_part(need: FeatureNeed, part: range, data: str, root: str, threads: int) -> None:
     torch.set_num_threads(threads)
     examples = open_examples(Path(data))
     rows = search_rows(examples)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = pristine_backbone(
-        need.backbone, image_size=need.input.size, expected_digest=need.weights_digest
+        need.backbone, image_size=need.input.size, expected_digest=need.weights_digest, seed=0
     )
     features = compute_features(
         backbone,

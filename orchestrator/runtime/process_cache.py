@@ -9,7 +9,7 @@ from orchestrator.data.examples import Examples
 from orchestrator.errors import IntegrityError
 from orchestrator.models.backbone import Backbone
 from orchestrator.models.building import build_backbone
-from orchestrator.models.weights import weights_digest
+from orchestrator.models.weights import tensors_digest
 from orchestrator.spec.parts import BackboneSpec
 
 
@@ -20,22 +20,22 @@ def open_examples(folder: Path) -> Examples:
 
 
 def pristine_backbone(
-    spec: BackboneSpec, *, image_size: int, expected_digest: str, seed: int = 0
+    spec: BackboneSpec, *, image_size: int, expected_digest: str, seed: int
 ) -> Backbone:
     """A backbone with its initial weights that nobody may change; the last one is kept.
 
     Args:
         spec: Name and weights.
         image_size: Pixels a side.
-        expected_digest: The weights digest that the plan found; `none` for random weights.
-        seed: Of random weights.
+        expected_digest: The weights digest that the plan found; `none` when `seed` decides.
+        seed: Of the weights of a backbone from scratch; others are initialised from 0.
 
     Raises:
         IntegrityError: The weights are not those that were planned with.
     """
-    random = spec.weights == "none"
-    backbone, digest = _built(spec, image_size, seed if random else 0)
-    if digest != expected_digest:
+    from_scratch = expected_digest == "none"
+    backbone, digest = _built(spec, image_size, seed if from_scratch else 0)
+    if not from_scratch and digest != expected_digest:
         raise IntegrityError(
             f"the weights of {spec.name} ({spec.weights}) have changed since the sweep was "
             "planned. Restore the file, or start another sweep with --fresh"
@@ -44,11 +44,11 @@ def pristine_backbone(
 
 
 def initial_weights_digest(spec: BackboneSpec, *, image_size: int) -> str:
-    """The digest of the weights that `spec` names now; `none` for random ones."""
-    return "none" if spec.weights == "none" else _built(spec, image_size, 0)[1]
+    """The digest of the weights that `spec` names now; random ones are those of seed 0."""
+    return _built(spec, image_size, 0)[1]
 
 
 @lru_cache(maxsize=1)
 def _built(spec: BackboneSpec, image_size: int, seed: int) -> tuple[Backbone, str]:
     backbone = build_backbone(spec, image_size=image_size, seed=seed)
-    return backbone, "none" if spec.weights == "none" else weights_digest(backbone)
+    return backbone, tensors_digest(backbone)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from typing import Any
 
 import ray
 
@@ -76,7 +77,7 @@ class SignalBoard:
 class Signals:
     """A handle on the board, which can be sent to trials."""
 
-    def __init__(self, actor: ray.actor.ActorHandle[SignalBoard]) -> None:
+    def __init__(self, actor: Any) -> None:
         self._actor = actor
 
     @classmethod
@@ -99,7 +100,7 @@ class Signals:
 
     def decision(self, trial: str, epoch: int) -> tuple[Decision, str]:
         """What the trial shall do after `epoch`, once the driver has seen it."""
-        reason = ray.get(self._actor.decision.remote(trial, epoch))
+        reason: str | None = ray.get(self._actor.decision.remote(trial, epoch))
         return (Decision.CONTINUE, "") if reason is None else (Decision.STOP, reason)
 
     def note(self, trial: str, text: str) -> None:
@@ -108,8 +109,9 @@ class Signals:
 
     def news(self) -> tuple[list[tuple[str, str]], dict[str, str]]:
         """Phases that began, and positions."""
-        news: tuple[list[tuple[str, str]], dict[str, str]] = ray.get(self._actor.news.remote())
-        return news
+        news: Any = ray.get(self._actor.news.remote())
+        phases, positions = news
+        return phases, positions
 
     def close(self) -> None:
         """End the board."""

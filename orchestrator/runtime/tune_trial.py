@@ -155,12 +155,13 @@ def _conduct_on_workers(ticket: TrialTicket, context: TuneContext) -> Record:
 
 def _trainer(ticket: TrialTicket, context: TuneContext, reports: Queue) -> TorchTrainer:
     workers = context.workers
-    n_workers = (
+    n_workers: Any = (
         workers.per_trial if isinstance(workers.per_trial, int) else workers.per_trial.elastic
     )
     resources: dict[str, float] = {"CPU": workers.cpus}
     if workers.gpus:
         resources["GPU"] = workers.gpus
+    callbacks: list[Any] = [ForwardReports(reports)]
     return TorchTrainer(
         train_worker,
         train_loop_config={"ticket": ticket, "signals": context.signals},
@@ -171,7 +172,7 @@ def _trainer(ticket: TrialTicket, context: TuneContext, reports: Queue) -> Torch
             name=f"trial-{ticket.trial}",
             storage_path=context.train_storage,
             failure_config=train.FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[ForwardReports(reports)],
+            callbacks=callbacks,
         ),
     )
 

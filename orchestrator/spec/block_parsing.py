@@ -144,6 +144,7 @@ def _dimension(
 ) -> Dimension | None:
     """A parameter's dimension, each of its extreme values checked against the field."""
     adapter, takes_lists = _adapter(cls, name)
+    dim: Dimension | None
     if isinstance(raw, Mapping):
         dim = _explicit(raw, key, faults)
     elif isinstance(raw, list) and not (takes_lists and not any(isinstance(v, list) for v in raw)):
@@ -197,7 +198,9 @@ def _choice(body: Any, key: str, faults: list[Fault]) -> Choice | None:
 def _adapter(cls: type[StrategyParams], name: str) -> tuple[TypeAdapter[Any], bool]:
     """The field's validator, and whether its values are themselves lists."""
     field = cls.model_fields[name]
-    annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    annotation: Any = field.annotation
+    if field.metadata:
+        annotation = Annotated[annotation, *field.metadata]
     members = getattr(field.annotation, "__args__", ())
     takes_lists = any(get_origin(m) is tuple for m in (field.annotation, *members))
     return TypeAdapter(annotation), takes_lists

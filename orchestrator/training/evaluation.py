@@ -16,6 +16,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.features.store import batched
 from orchestrator.models.backbone import Backbone
 from orchestrator.models.head import build_head
+from orchestrator.models.placing import placed
 from orchestrator.spec.experiment import Experiment
 from orchestrator.tasks.task import build_task
 from orchestrator.training.checkpoint import read_checkpoint
@@ -72,7 +73,7 @@ def predict_probs(
         progress: Told examples done and to do.
     """
     task = build_task(experiment.task)
-    network.to(device, memory_format=torch.channels_last)
+    placed(network, device)
     parts: list[npt.NDArray[np.float32]] = []
     batches = iterate_pixels(
         examples,

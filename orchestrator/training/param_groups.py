@@ -50,7 +50,8 @@ def param_groups(network: Network, phase: Phase) -> tuple[ParamGroup, ...]:
 def _split(
     name: str, lr: float, weight_decay: float, parameters: Iterable[nn.Parameter]
 ) -> list[ParamGroup]:
-    matrices, vectors = [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for parameter in parameters:
         (matrices if parameter.ndim > 1 else vectors).append(parameter)
     groups = [

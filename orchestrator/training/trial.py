@@ -11,6 +11,7 @@ from torch import Tensor
 
 from orchestrator.errors import DivergedError
 from orchestrator.models.head import build_head
+from orchestrator.models.placing import placed
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import EpochRow, PhaseRow, Status
 from orchestrator.spec.strategy import StrategyParams
@@ -80,8 +81,7 @@ def build_network(experiment: Experiment, io: TrialIO) -> Network:
         rows = io.examples.indices("train")
         step = max(1, len(rows) // STANDARDIZE_ROWS)
         head.standardize.fit(torch.from_numpy(io.features(rows[::step])))
-    network = Network(backbone, head, pooling=strategy.pooling)
-    return network.to(io.device, memory_format=torch.channels_last)
+    return placed(Network(backbone, head, pooling=strategy.pooling), io.device)
 
 
 class _Trial:

@@ -15,6 +15,7 @@ from orchestrator.spec.search_space import Block, Choice, Constant
 from orchestrator.spec.strategy import Strategy
 from orchestrator.spec.sweep import SweepSpec
 
+RANDOM = "none"
 _STRATEGY: TypeAdapter[Strategy] = TypeAdapter(Strategy)
 
 
@@ -22,7 +23,8 @@ _STRATEGY: TypeAdapter[Strategy] = TypeAdapter(Strategy)
 class ExperimentFactory:
     """Makes the experiments of one sweep.
 
-    `weights_digests` maps each backbone of the search to the digest of its initial weights.
+    `weights_digests` maps each backbone of the search to the digest of its initial weights. From
+    scratch the seed decides them, so the digest is `none`.
     """
 
     task: TaskSpec
@@ -43,7 +45,9 @@ class ExperimentFactory:
             task=self.task,
             data_digest=self.data_digest,
             backbone=backbone,
-            weights_digest=self.weights_digests[backbone],
+            weights_digest=(
+                RANDOM if block.strategy == "scratch" else self.weights_digests[backbone]
+            ),
             input=input_contract(backbone, params),
             strategy=_STRATEGY.validate_python({"strategy": block.strategy, **params}),
             objective=self.objective,

@@ -21,6 +21,7 @@ from orchestrator.data.examples import Examples
 from orchestrator.features.filling import search_rows
 from orchestrator.models.building import build_backbone
 from orchestrator.models.head import build_head
+from orchestrator.models.placing import placed
 from orchestrator.runtime.feature_filling import FeatureNeed
 from orchestrator.runtime.memory import peak_memory_bytes, reset_peak_memory
 from orchestrator.spec.backbone_table import facts_for
@@ -60,6 +61,7 @@ class BlockPlan:
     backbones: tuple[str, ...]
     trials: int
     seconds_each: float | None
+    peak_memory_bytes: int | None
     checkpoint_bytes_each: int
 
 
@@ -183,7 +185,7 @@ def _measured(experiment: Experiment) -> StepCost:
         seed=0,
     )
     network = Network(backbone, head, pooling=strategy.pooling)
-    network.to(device, memory_format=torch.channels_last)
+    placed(network, device)
     size = experiment.input.size
     images = torch.rand(PROBE_BATCH, 3, size, size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -248,6 +250,7 @@ def _block_plan(
 ) -> BlockPlan:
     experiments = corner_experiments(block, factory)
     seconds: list[float] = []
+    peaks: list[int] = []
     for experiment in experiments:
         cost = costs.find(experiment)
         if cost is None and probe:
@@ -258,12 +261,15 @@ def _block_plan(
             cost = costs.measure(experiment)
         if cost is not None:
             seconds.append(_trial_seconds(experiment, examples, cost))
+            peaks.append(cost.peak_memory_bytes)
+    known = len(seconds) == len(experiments)
     return BlockPlan(
         block=number,
         strategy=block.strategy,
         backbones=tuple(dict.fromkeys(e.backbone.name for e in experiments)),
         trials=trials,
-        seconds_each=sum(seconds) / len(seconds) if len(seconds) == len(experiments) else None,
+        seconds_each=sum(seconds) / len(seconds) if known else None,
+        peak_memory_bytes=max(peaks) if known else None,
         checkpoint_bytes_each=max(_checkpoint_bytes(experiment) for experiment in experiments),
     )
 
@@ -288,6 +294,12 @@ def _checkpoint_bytes(experiment: Experiment) -> int:
     if experiment.strategy.strategy != "feature-extraction":
         trained += facts.n_parameters
     return 3 * BYTES_PER_NUMBER * trained
+
+
+def feature_width(need: FeatureNeed) -> int:
+    """Numbers an image in the store."""
+    facts = facts_for(need.backbone.name)
+    return facts.feature_width if need.pooling == "last" else facts.multi_scale_width
 
 
 def _phases(experiment: Experiment) -> tuple[Phase, ...]:
@@ -321,6 +333,7 @@ def _shared(
                 "what": f"{need.backbone.name} {need.pooling} features at {need.input.size} px",
                 "trials": round(readers, 1),
                 "images": n_images,
+                "bytes": n_images * feature_width(need) * BYTES_PER_NUMBER,
                 "forward_passes_saved": round(max(0.0, passes - 1) * n_images),
                 "seconds_each": None if forward_s is None else round(forward_s * n_images, 1),
             }
@@ -341,6 +354,8 @@ def _forecast(
     return {
         "seconds": round(min(seconds, limit_s), 1),
         "device_seconds": round(device_s, 1),
+        "peak_memory_bytes": max(plan.peak_memory_bytes or 0 for plan in blocks),
+        "feature_bytes": sum(row["bytes"] for row in shared),
         "checkpoint_bytes": sum(plan.trials * plan.checkpoint_bytes_each for plan in blocks),
         "limited_by": "minutes" if seconds > limit_s else "trials",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
@@ -27,6 +27,7 @@ from orchestrator.tuning.suggestions import METRIC
 TIME = "epoch"
 REDUCTION_FACTOR = 3
 MEDIAN_SAMPLES = 3
+_NO_CONTROLLER: Any = None  # the rules that are used do not ask it
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,24 @@ class FlaggingScheduler(FIFOScheduler):
         self._clock = clock
         self._flagged: set[str] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles it to scratch, which is never read back."""
+        return {}
+
     def replay(self, starts: Mapping[str, TrialStart], records: Sequence[Record]) -> None:
         """Show the rules what earlier runs of the sweep reported, epoch by epoch."""
         for record in records:
             block = starts[record.trial].block
-            rule, stub = self._rules[block], _Replayed(record.trial)
+            rule, stub = self._rules[block], cast(Trial, _Replayed(record.trial))
             if rule is None:
                 continue
-            rule.on_trial_add(None, stub)
+            rule.on_trial_add(_NO_CONTROLLER, stub)
             best: float | None = None
             objective = record.experiment.objective
             for row in record.epochs:
                 value = row.validation.get(objective.metric, objective.worst)
                 best = value if objective.better(value, best) else best
-                rule.on_trial_result(None, stub, {TIME: row.epoch, METRIC: best})
+                rule.on_trial_result(_NO_CONTROLLER, stub, {TIME: row.epoch, METRIC: best})
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """A trial joins its block."""
@@ -132,7 +137,7 @@ def _rule(spec: SweepSpec, block: Block) -> ASHAScheduler | MedianStoppingRule |
                 mode=mode,
                 grace_period=first,
                 min_samples_required=MEDIAN_SAMPLES,
-                min_time_slice=math.inf,  # the rule would pause trials, which ours never do
+                min_time_slice=cast(int, math.inf),  # the rule would pause trials, which ours never do
                 hard_stop=False,
             )
         case _:

@@ -96,6 +96,10 @@ class SweepSearcher(Searcher):
         if ask is not None:
             self._suggester.tell(ask, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles it to scratch, which is never read back."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the records are the state."""
 

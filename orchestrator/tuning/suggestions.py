@@ -106,11 +106,13 @@ class StudySuggester:
         self._visits = [0] * len(blocks)
         self._exhausted: set[int] = set()
         storage = optuna.storages.InMemoryStorage()
-        direction = "maximize" if objective.mode == "max" else "minimize"
         # A sampler with the same seed would repeat its draws after a replay.
         sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + len(earlier)) % 2**32)
         self._study = optuna.create_study(
-            storage=storage, study_name="sweep", direction=direction, sampler=sampler
+            storage=storage,
+            study_name="sweep",
+            direction="maximize" if objective.mode == "max" else "minimize",
+            sampler=sampler,
         )
         for outcome in earlier:
             self._replay(outcome)

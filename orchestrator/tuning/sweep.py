@@ -256,7 +256,7 @@ class _Run:
             train_storage=str(train_scratch.resolve()),
         )
         alone = workers.most == 1
-        resources = {"CPU": workers.cpus, "GPU": workers.gpus} if alone else {"CPU": 0}
+        resources = {"CPU": workers.cpus, "GPU": workers.gpus} if alone else {"CPU": 0.0}
         trainable = tune.with_resources(
             tune.with_parameters(tune_trial, context=context), resources
         )

@@ -42,6 +42,10 @@ class SweepWatcher(tune.Callback):
         self.failed = 0
         self.ended = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles it to scratch, which is never read back."""
+        return {}
+
     def start(self) -> None:
         """Begin to show phases and positions."""
         self._thread.start()

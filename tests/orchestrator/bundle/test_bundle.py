@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bundle.bundle import Bundle, open_bundle
-from orchestrator.bundle.manifest import FILE_NAMES, FORMAT_VERSION, REQUIRED_FILES, parse_manifest, render
+from orchestrator.bundle.manifest import (
+    FILE_NAMES,
+    FORMAT_VERSION,
+    REQUIRED_FILES,
+    parse_manifest,
+    render,
+)
 from orchestrator.errors import BundleError, IntegrityError, OrchestratorError
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.frozen import digest_of
@@ -203,7 +209,9 @@ def test_json_of_another_kind_is_no_bundle(tmp_path: Path, content: bytes) -> No
         open_bundle(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 100_000, b"NaN", b'"\\ud800"', b"\x80\x04K."])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[" * 100_000, b"NaN", b'"\\ud800"', b"\x80\x04K."]
+)
 def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bundle.json").write_bytes(content)
     with pytest.raises((IntegrityError, BundleError), match=r"bundle\.json"):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ def test_a_folder_is_found_and_verified(plain: Bundle) -> None:
 def test_a_folder_is_taken_before_a_name(plain: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(plain.path.parent)
     assert locate("plain", registry_uri="sqlite:///never-created.db") == plain.path
-    assert "never-created.db" not in os.listdir(".")
+    assert not Path("never-created.db").exists()
 
 
 def test_what_looks_like_a_path_is_never_a_name(tmp_path: Path) -> None:

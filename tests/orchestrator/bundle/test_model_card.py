@@ -23,7 +23,9 @@ def test_the_card_says_what_was_done_and_how_well_it_went(
         intervals={"accuracy": (low, high)},
         per_class=[PER_CLASS],
     )
-    card = model_card(experiment, record, Scores(validation=VALIDATION, test=test, n_train_examples=1200))
+    card = model_card(
+        experiment, record, Scores(validation=VALIDATION, test=test, n_train_examples=1200)
+    )
     for part in (
         "# Image classification with `mobilenetv3_small_100`",
         "`good`, `cracked`, `dark`",

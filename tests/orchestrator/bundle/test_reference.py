@@ -64,7 +64,9 @@ def test_a_name_outside_the_rule_is_refused_with_the_rule(name: str) -> None:
         assert repr(name) in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, "a/0", "a/-1", "a/1.5", "a/b", "a/1/2", "a/٣", "a@", "a@b@c", "a/1@b"])
+@pytest.mark.parametrize(
+    "text", [*HOSTILE, "a/0", "a/-1", "a/1.5", "a/b", "a/1/2", "a/٣", "a@", "a@b@c", "a/1@b"]
+)
 def test_what_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(RegistryError):
         parse_reference(text)

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +27,8 @@ from orchestrator.bundle.bundle import open_bundle
 from orchestrator.bundle.registry import Registry
 uri, cache, name, alias, *folders = sys.argv[1:]
 registry = Registry(uri, cache=Path(cache))
-sys.stdin.readline()  # wait for the other process to have imported this too
+print("ready", flush=True)
+sys.stdin.readline()
 for folder in folders:
     print(registry.register(open_bundle(folder), name=name, alias=alias or None).version)
 """
@@ -209,7 +214,14 @@ def test_two_processes_registering_at_once_share_one_new_registry(
         )
         for bundle in own
     ]
-    outputs = [process.communicate("go\n") for process in processes]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert [stderr for _, stderr in outputs] == ["", ""]
     numbers = [[int(line) for line in stdout.splitlines()] for stdout, _ in outputs]
@@ -233,6 +245,71 @@ def test_registering_the_same_bundle_on_a_server_at_once_keeps_the_oldest(
     late = registry._upload(plain, "cells", {})
     assert late == first
     assert [v.version for v in registry.versions("cells")] == [1]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of an MLflow server that keeps the artifacts itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    files = ["--artifacts-destination", str(tmp_path / "server-artifacts")]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command, *stores, *files],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", timeout_s=60)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+
+
+def wait_for(url: str, *, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"{url} does not answer"
+            time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_server_does_what_a_file_does_and_nothing_is_printed(
+    server: str, plain: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    registry = Registry(server, cache=tmp_path / "cache")
+    assert registry.register(plain, name="cells", alias="champion").version == 1
+    assert registry.register(plain, name="cells", alias="baseline").version == 1
+    assert registry._upload(plain, "cells", {}).version == 1
+    assert [v.aliases for v in registry.versions("cells")] == [("baseline", "champion")]
+    folder = registry.resolve("cells@baseline")
+    assert open_bundle(folder).manifest == plain.manifest
+    for bundle in (tmp_path / "server-artifacts").rglob("artifacts/bundle"):
+        truncate(bundle)
+    shutil.rmtree(folder)
+    with pytest.raises(IntegrityError, match="cells/1 in http"):
+        registry.resolve("cells")
+    with pytest.raises(RegistryError, match="Did you mean 'cells'"):
+        registry.resolve("cels")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_there_is_an_error_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match=r"registry http://127\.0\.0\.1:9: ") as caught:
+        Registry("http://user:secret@127.0.0.1:9/", cache=tmp_path).names()
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

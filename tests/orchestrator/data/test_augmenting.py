@@ -58,7 +58,8 @@ def test_crops_are_inside_and_within_scale_and_ratio():
     rng = np.random.default_rng(0)
     for _ in range(2_000):
         left, top, right, bottom = crop_box((400, 300), rng)
-        assert 0 <= left < right <= 400 and 0 <= top < bottom <= 300
+        assert 0 <= left < right <= 400
+        assert 0 <= top < bottom <= 300
         w, h = right - left, bottom - top
         assert 0.69 < w * h / (400 * 300) <= 1
         assert 0.74 < w / h < 1.35
@@ -83,8 +84,12 @@ def test_light_boxes_are_squares_in_the_centre_square():
     rng = np.random.default_rng(0)
     for _ in range(500):
         left, top, right, bottom = light_box((400, 300), rng)
-        assert 50 <= left and right <= 350 and 0 <= top and bottom <= 300
-        assert right - left == bottom - top and 270 <= right - left <= 300
+        assert left >= 50
+        assert right <= 350
+        assert top >= 0
+        assert bottom <= 300
+        assert right - left == bottom - top
+        assert 270 <= right - left <= 300
 
 
 @pytest.mark.parametrize(
@@ -105,7 +110,9 @@ def test_flips_are_equally_likely(contract, augment, orientations):
 def test_colour_jitter_stays_within_its_factors(contract):
     grey = views(Image.new("RGB", (32, 32), (100, 100, 100)), contract, "standard", n=300)
     levels = np.array([view.mean() for view in grey])
-    assert levels.min() >= 79 and levels.max() <= 121 and levels.std() > 8
+    assert levels.min() >= 79
+    assert levels.max() <= 121
+    assert levels.std() > 8
     red = views(Image.new("RGB", (32, 32), (160, 80, 80)), contract, "standard", n=100)
     hues = [colorsys.rgb_to_hsv(*view.mean(axis=(1, 2)) / 255)[0] for view in red]
     assert max(min(hue, 1 - hue) for hue in hues) < 0.01  # hue is never touched
@@ -124,5 +131,6 @@ def test_each_trivial_operation_keeps_the_size_and_does_something(picture):
     for position, operation in enumerate(OPERATIONS):
         for strength in (-1.0, 1.0):
             view = operation(image, strength, (1, 2, 3))
-            assert view.size == image.size and view.mode == "RGB"
+            assert view.size == image.size
+            assert view.mode == "RGB"
             assert (position == 0) == np.array_equal(np.asarray(image), np.asarray(view))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -48,7 +49,8 @@ def test_grey_and_one_bit_are_the_same_in_all_channels():
 def test_16_bit_grey_is_divided_by_257_and_not_clipped(kind):
     values = np.linspace(0, 65_535, 256).astype(np.uint16).reshape(16, 16)
     expected = np.rint(values / 257).astype(np.uint8)
-    assert expected.max() == 255 and len(np.unique(expected)) == 256
+    assert expected.max() == 255
+    assert len(np.unique(expected)) == 256
     assert (pixels(encoded(Image.fromarray(values), kind)) == expected[..., None]).all()
 
 
@@ -112,7 +114,8 @@ def test_exif_orientation_is_applied(orientation, kind):
     assert upright.shape == ((16, 32) if orientation <= 4 else (32, 16))
     rows = slice(0, 4) if corner[0] == "t" else slice(-4, None)
     columns = slice(0, 4) if corner[1] == "l" else slice(-4, None)
-    assert upright[rows, columns].all() and upright.sum() == 64
+    assert upright[rows, columns].all()
+    assert upright.sum() == 64
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's remarks on damage
@@ -147,7 +150,8 @@ def test_what_is_no_image_is_refused_with_the_reason_and_the_path(data, reason, 
     path.write_bytes(data)
     with pytest.raises(UndecodableImage, match=reason) as caught:
         decode_rgb(path)
-    assert str(path) in str(caught.value) and str(path) not in caught.value.reason
+    assert str(path) in str(caught.value)
+    assert str(path) not in caught.value.reason
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -175,10 +179,8 @@ def test_random_damage_is_refused_or_decoded_but_never_crashes(picture):
         data = bytearray(originals[rng.integers(len(originals))])
         for at in rng.integers(0, len(data), rng.integers(1, 8)):
             data[at] = rng.integers(256)
-        try:
+        with contextlib.suppress(UndecodableImage):
             assert decode_rgb(bytes(data), max_pixels=10_000_000).mode == "RGB"
-        except UndecodableImage as err:
-            assert err.reason
 
 
 def test_a_reduced_decode_keeps_both_sides_and_resizes_to_nearly_the_same(picture):
@@ -197,3 +199,9 @@ def test_an_image_smaller_than_least_side_stays_whole(picture):
 def test_a_missing_file_is_an_os_error_and_not_a_bad_image():
     with pytest.raises(FileNotFoundError):
         decode_rgb(Path("/nowhere/a.png"))
+
+
+def test_the_multi_picture_jpeg_of_phones_gives_its_first_picture():
+    first, second = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
+    data = encoded(first, "MPO", save_all=True, append_images=[second])
+    assert np.abs(pixels(data).astype(int) - [255, 0, 0]).max() <= 3

@@ -19,7 +19,7 @@ from orchestrator.data.preparing import audit_data, prepare_data
 from orchestrator.errors import DataError
 from orchestrator.spec.data import DataSpec
 
-CLASSES = {"cat": range(0, 12), "dog": range(12, 24)}
+CLASSES = {"cat": range(12), "dog": range(12, 24)}
 
 
 def prepare(tmp_path, train, *, task="image-classification", seed=0, progress=None, **spec):
@@ -37,7 +37,8 @@ def test_train_and_validation_share_the_images_of_a_tree(make_tree, tmp_path):
     examples = prepare(tmp_path, make_tree(CLASSES)).examples
     train, validation = examples.indices("train"), examples.indices("validation")
     assert sorted([*train, *validation]) == list(range(24))
-    assert examples.labels == ("cat", "dog") and not examples.multilabel
+    assert examples.labels == ("cat", "dog")
+    assert not examples.multilabel
     assert {0, 1} == set(examples.targets()[train]) == set(examples.targets()[validation])
     for i in range(24):
         path = Path(examples.uri(i))
@@ -87,13 +88,14 @@ def test_the_digest_ignores_places_names_and_file_format_and_nothing_else(make_t
     Image.open(two / "cat/3.png").save(two / "cat/z.bmp")
     (two / "cat/3.png").unlink()
     moved = prepare(tmp_path, two).examples
-    assert moved.digest == digest and all(str(two) in moved.uri(i) for i in range(24))
+    assert moved.digest == digest
+    assert all(str(two) in moved.uri(i) for i in range(24))
     assert prepare(tmp_path, one, seed=1).examples.digest != digest
     (two / "cat/4.png").rename(two / "dog/4.png")
     assert prepare(tmp_path, two).examples.digest != digest
 
 
-def test_bytes_of_several_tables_are_kept_beside_the_index(make_tree, tmp_path, picture):
+def test_bytes_of_several_tables_are_kept_beside_the_index(tmp_path, picture):
     for name, seeds in {"train": range(10), "test": range(20, 24)}.items():
         data = [png(picture(seed)) for seed in seeds]
         table = pa.table({"image": data, "label": [str(seed % 2) for seed in seeds]})
@@ -124,7 +126,8 @@ def test_multilabel_targets_are_a_matrix(tmp_path, picture):
     (tmp_path / "m.csv").write_text("\n".join(["path,labels", *lines]))
     prepared = prepare(tmp_path, tmp_path / "m.csv", task="image-multilabel-classification")
     examples = prepared.examples
-    assert examples.targets().dtype == np.uint8 and examples.labels == ("a", "b")
+    assert examples.targets().dtype == np.uint8
+    assert examples.labels == ("a", "b")
     for i, row in enumerate(examples.targets().tolist()):
         cell = cells[int(Path(examples.uri(i)).stem)]
         assert row == [int("a" in cell), int("b" in cell)]
@@ -141,7 +144,8 @@ def test_undecodable_files_are_quarantined_with_path_and_reason(make_tree, tmp_p
     reasons = {Path(bad.uri).name: bad.reason for bad in audit.quarantined}
     assert reasons.keys() == {"empty.png", "text.jpg", "cut.png", "gone.png"}
     assert reasons["empty.png"] == "the file is empty"
-    assert "known format" in reasons["text.jpg"] and "No such file" in reasons["gone.png"]
+    assert "known format" in reasons["text.jpg"]
+    assert "No such file" in reasons["gone.png"]
     assert sum(audit.images.values()) == 24
     assert findings(audit, "undecodable")[0].severity == "warning"
 
@@ -166,7 +170,8 @@ def test_all_errors_are_told_at_once_and_as_findings(make_tree, tmp_path):
     with pytest.raises(DataError) as caught:
         prepare(tmp_path, root, test=test)
     assert len(str(caught.value).splitlines()) == 3
-    assert "'bird'" in str(caught.value) and "'dog': 1" in str(caught.value)
+    assert "'bird'" in str(caught.value)
+    assert "'dog': 1" in str(caught.value)
 
 
 def test_copies_count_once_towards_the_images_a_class_needs(make_tree, tmp_path):
@@ -201,7 +206,8 @@ def test_training_copies_of_test_images_are_left_out(make_tree, tmp_path):
     Image.open(train / "cat/0.png").save(train / "cat/other.bmp")
     prepared = prepare(tmp_path, train, test=test)
     (leakage,) = findings(prepared.audit, "leakage")
-    assert leakage.severity == "warning" and leakage.count == 3
+    assert leakage.severity == "warning"
+    assert leakage.count == 3
     assert "4 training copies are left out" in leakage.message
     assert prepared.audit.images["test"] == 5
     assert prepared.audit.images["train"] + prepared.audit.images["validation"] == 25 - 4
@@ -229,7 +235,8 @@ def test_contradicting_training_copies_are_left_out_and_evaluation_is_not(make_t
     test = make_tree({"cat": [101], "dog": [101, 102]}, "test")
     prepared = prepare(tmp_path, train, test=test)
     (conflict,) = findings(prepared.audit, "label-conflict")
-    assert conflict.count == 2 and "2 training copies are left out" in conflict.message
+    assert conflict.count == 2
+    assert "2 training copies are left out" in conflict.message
     assert any("[cat]" in item and "[dog]" in item for item in conflict.items)
     assert prepared.audit.images["test"] == 3
     assert sum(prepared.audit.images.values()) == 24 + 3
@@ -250,7 +257,8 @@ def test_copies_within_train_are_noted_and_stay_on_one_side(make_tree, tmp_path)
 def test_unequal_classes_are_met_with_advice(make_tree, tmp_path):
     audit = prepare(tmp_path, make_tree({"good": range(40), "bad": range(40, 46)})).audit
     (imbalance,) = findings(audit, "imbalance")
-    assert "f1_macro" in imbalance.message and "class_weights: balanced" in imbalance.message
+    assert "f1_macro" in imbalance.message
+    assert "class_weights: balanced" in imbalance.message
 
 
 def test_labels_that_differ_by_case_stay_two_and_are_reported(make_tree, tmp_path):
@@ -265,9 +273,7 @@ def test_an_audit_is_json_and_reads_as_lines(make_tree, tmp_path):
     assert len(audit.lines()) == len(audit.faults)
 
 
-def test_a_second_start_decodes_nothing_and_a_grown_set_only_what_is_new(
-    make_tree, tmp_path, monkeypatch
-):
+def test_a_second_start_decodes_nothing_and_a_grown_set_only_what_is_new(make_tree, tmp_path):
     root = make_tree(CLASSES)
     first = prepare(tmp_path, root)
     atimes = {file: file.stat() for file in root.rglob("*.png")}
@@ -276,7 +282,8 @@ def test_a_second_start_decodes_nothing_and_a_grown_set_only_what_is_new(
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     seen: list[tuple[int, int]] = []
     second = prepare(tmp_path, root, progress=lambda done, total: seen.append((done, total)))
-    assert second.audit == first.audit and second.examples.digest == first.examples.digest
+    assert second.audit == first.audit
+    assert second.examples.digest == first.examples.digest
     assert seen[-1] == (24, 24)
     (root / "cat/new.png").write_bytes(b"")
     grown = prepare(tmp_path, root, bad_fraction=0.1)
@@ -298,10 +305,10 @@ def test_a_damaged_cache_is_no_obstacle(make_tree, tmp_path):
     assert prepare(tmp_path, root).examples.digest == digest
 
 
-def test_an_interrupted_scan_keeps_what_it_has_done(make_tree, tmp_path, monkeypatch):
+def test_an_interrupted_scan_keeps_what_it_has_done(make_tree, tmp_path):
     root = make_tree({"a": range(200), "b": range(200, 400)})
 
-    def interrupt(done, total):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -316,3 +323,33 @@ def test_an_interrupted_scan_keeps_what_it_has_done(make_tree, tmp_path, monkeyp
 def test_the_prepared_folder_reopens_by_itself(make_tree, tmp_path):
     examples = prepare(tmp_path, make_tree(CLASSES)).examples
     assert Examples.open(examples.folder).digest == examples.digest
+
+
+def test_progress_rises_to_the_number_of_images_of_all_splits(make_tree, tmp_path):
+    test = make_tree({"cat": [50], "dog": [51]}, "test")
+    seen: list[tuple[int, int]] = []
+    prepare(tmp_path, make_tree(CLASSES), test=test, progress=lambda *counts: seen.append(counts))
+    assert seen == [(24, 26), (26, 26)]
+
+
+def test_damaged_files_of_every_kind_among_many_never_stop_the_audit(make_tree, tmp_path):
+    rng = np.random.default_rng(0)
+    root = make_tree({"cat": range(200), "dog": range(200, 400)})
+    good = (root / "cat/0.png").read_bytes()
+    for k in range(40):
+        kinds = (b"", good[: len(good) // 2], b"text", rng.bytes(200), good[:8] + rng.bytes(99))
+        (root / "cat" / f"bad{k}.jpg").write_bytes(kinds[k % len(kinds)])
+    audit = prepare(tmp_path, root, bad_fraction=0.1).audit
+    assert {Path(bad.uri).name for bad in audit.quarantined} == {f"bad{k}.jpg" for k in range(40)}
+    assert all(bad.reason for bad in audit.quarantined)
+    assert sum(audit.images.values()) == 400
+
+
+def test_paths_that_no_file_can_have_are_quarantined(make_tree, tmp_path):
+    root = make_tree(CLASSES)
+    rows = [f"{file},{file.parent.name}" for file in root.rglob("*.png")]
+    odd = ["a\0b.png,cat", f"{'x' * 5000}.png,cat", "nosuch://b/c.png,dog", "\u202e🙂.png,dog"]
+    (tmp_path / "m.csv").write_text("\n".join(["path,label", *rows, *odd]), encoding="utf-8")
+    audit = prepare(tmp_path, tmp_path / "m.csv", bad_fraction=0.2).audit
+    assert [bad.reason.startswith("cannot be read: ") for bad in audit.quarantined] == [True] * 4
+    assert sum(audit.images.values()) == 24

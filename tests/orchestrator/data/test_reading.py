@@ -197,7 +197,8 @@ def test_image_bytes_are_streamed_into_the_cache_once(tmp_path):
     assert read(tmp_path / "m.parquet", tmp_path) == first
     assert first.blobs.stat().st_mtime_ns == written
     first.blobs.unlink()
-    assert read(tmp_path / "m.parquet", tmp_path) == first and first.blobs.exists()
+    assert read(tmp_path / "m.parquet", tmp_path) == first
+    assert first.blobs.exists()
     assert not list((tmp_path / "cache").rglob("*.partial"))
 
 
@@ -215,3 +216,8 @@ def test_a_tree_and_a_manifest_can_lie_behind_a_uri(tmp_path):
 def test_a_location_that_does_not_exist_says_what_may_be_given(location, tmp_path):
     with pytest.raises(DataError, match=r"data\.train: .*nowhere.* does not exist\. Give a class"):
         read(location, tmp_path)
+
+
+def test_a_scheme_without_a_driver_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="nosuch://bucket: cannot be reached"):
+        read("nosuch://bucket", tmp_path)

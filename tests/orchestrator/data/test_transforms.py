@@ -24,7 +24,8 @@ def test_eval_is_resize_then_centre_crop(picture, contract, interpolation, size,
     left, top = round((resized[0] - 16) / 2), round((resized[1] - 16) / 2)
     expected = np.asarray(whole)[top : top + 16, left : left + 16].transpose(2, 0, 1)
     pixels = eval_pixels(image, contract)
-    assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
     assert (pixels == expected).all()
 
 
@@ -57,7 +58,8 @@ def test_normalised_values_match_the_closed_form(contract):
     mean, std = (np.array(v).reshape(3, 1, 1) for v in (contract.mean, contract.std))
     expected = (pixels / 255.0 - mean) / std
     values = normalized(pixels, contract)
-    assert values.dtype == np.float32 and values.shape == pixels.shape
+    assert values.dtype == np.float32
+    assert values.shape == pixels.shape
     np.testing.assert_allclose(values, expected, atol=1e-6)
 
 

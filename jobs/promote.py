@@ -1,0 +1,135 @@
+"""`orchestrator promote SWEEP_DIR --name N`: bundle a trial, verify it, register it."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.report import sweep_folder
+from jobs.terminal import Terminal
+from orchestrator.errors import SpecError, nearest
+
+if TYPE_CHECKING:
+    from orchestrator.bundle.bundle import Bundle
+    from orchestrator.runtime.folders import SweepFolder
+    from orchestrator.spec.record import Record
+
+SAMPLES = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path, help="the sweep's folder")
+    parser.add_argument("--trial", metavar="ID", help="which trial; the winner when not given")
+    parser.add_argument("--name", required=True, help="the model's name in the registry")
+    parser.add_argument("--alias", default="champion", help="alias to move (default: %(default)s)")
+    parser.add_argument(
+        "--registry", metavar="URI", help="MLflow registry; the sweep's own when not given"
+    )
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
+    """Run the verb."""
+    root = sweep_folder(args.sweep_dir)
+    from orchestrator.bundle.cache import default_cache
+    from orchestrator.bundle.reference import check_alias, check_name
+    from orchestrator.bundle.registry import Registry
+    from orchestrator.runtime.folders import SweepFolder
+
+    check_name(args.name)
+    check_alias(args.alias)
+    folder = SweepFolder(root)
+    record = _chosen(folder, args.trial)
+    terminal.say(f"bundling trial {record.trial} ({record.experiment.strategy.strategy})")
+    bundle = bundle_trial(folder, record)
+    uri = args.registry or _registry_of(folder)
+    terminal.say(f"verified; registering at {uri}")
+    version = Registry(uri, cache=default_cache()).register(
+        bundle,
+        name=args.name,
+        alias=args.alias,
+        tags={"trial": record.trial, "sweep": root.name},
+    )
+    terminal.show(f"bundle: {bundle.path}")
+    terminal.show(f"registered: {args.name} version {version.version}, alias {args.alias}")
+    return 0, {
+        "bundle": str(bundle.path),
+        "digest": bundle.digest,
+        "name": args.name,
+        "version": version.version,
+        "alias": args.alias,
+        "trial": record.trial,
+        "validation": record.validation,
+        "test": (_test_of(folder, record) or {}).get("metrics"),
+        "registry": uri,
+    }
+
+
+def bundle_trial(folder: SweepFolder, record: Record) -> Bundle:
+    """The bundle of a trial, below the sweep's folder; made and verified unless it is there."""
+    import numpy as np
+
+    from orchestrator.bundle.writing import write_bundle
+    from orchestrator.data.transforms import eval_pixels
+    from orchestrator.runtime.process_cache import open_examples
+    from orchestrator.runtime.winner_test import winner_network
+
+    examples = open_examples(folder / "data")
+    rows = examples.indices("validation")[:SAMPLES]
+    contract = record.experiment.input
+    samples = np.stack([eval_pixels(examples.image(int(row)), contract) for row in rows])
+    network = winner_network(folder, record)
+    return write_bundle(
+        folder / "bundles" / record.trial,
+        experiment=record.experiment,
+        record=record,
+        backbone=network.backbone,
+        head=network.head,
+        test=_test_of(folder, record),
+        samples=samples,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        n_examples={
+            "train": len(examples.indices("train")),
+            "validation": len(examples.indices("validation")),
+        },
+    )
+
+
+def _chosen(folder: SweepFolder, trial: str | None) -> Record:
+    from orchestrator.spec.parts import ObjectiveSpec
+    from orchestrator.tuning.leaderboard import is_candidate, winner_of
+
+    records = folder.records()
+    if trial is None:
+        objective = (folder.read("sweep.json") or {})["spec"]["objective"]
+        winner = winner_of(records, ObjectiveSpec.model_validate(objective))
+        if winner is None:
+            raise SpecError(f"{folder.root} has no trial that ended well. Nothing to promote")
+        return winner
+    if trial not in records:
+        raise SpecError(f"--trial: no ended trial {trial!r} in this sweep.{nearest(trial, records)}")
+    if not is_candidate(records[trial]):
+        raise SpecError(f"--trial: {trial} is {records[trial].status} and has no usable result")
+    return records[trial]
+
+
+def _test_of(folder: SweepFolder, record: Record) -> dict[str, Any] | None:
+    """The test result, where this trial is the one that was tested."""
+    found = folder.read("test.json")
+    if found is None or found["trial"] != record.trial:
+        return None
+    return {
+        "metrics": found["metrics"],
+        "n_examples": found["n"],
+        "per_class": found["details"]["per_class"],
+    }
+
+
+def _registry_of(folder: SweepFolder) -> str:
+    from orchestrator.spec.sweep import SweepSpec
+    from orchestrator.tuning.tracking import tracking_uri
+
+    spec = SweepSpec.model_validate((folder.read("sweep.json") or {})["spec"])
+    return tracking_uri(spec)

@@ -1,0 +1,17 @@
+"""Where a module computes, and in which memory order."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def placed(module: M, device: torch.device) -> M:
+    """`module` itself, on `device`, its convolutions in channels-last order (faster on both)."""
+    module.to(device)
+    module.to(memory_format=torch.channels_last)
+    return module

@@ -1,0 +1,183 @@
+"""Advice before anything is spent: what the data is like, and which strategy and backbone fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from orchestrator.data.examples import Examples
+from orchestrator.errors import WeightsError
+from orchestrator.features.filling import compute_features
+from orchestrator.features.store import Float32
+from orchestrator.features.transferability import knn_accuracy, log_me
+from orchestrator.models.building import build_backbone
+from orchestrator.models.head import build_head
+from orchestrator.spec.backbone_table import facts_for
+from orchestrator.spec.parts import BackboneSpec, TaskSpec
+from orchestrator.spec.strategy import FeatureExtraction
+from orchestrator.tasks.losses import one_hot
+from orchestrator.tuning.progress import Progress
+
+SAMPLE = 512
+SIMILAR, DIFFERENT = 0.6, 0.2
+
+
+@dataclass(frozen=True)
+class BackboneAdvice:
+    """How a backbone's frozen features do on a sample of the data."""
+
+    backbone: str
+    log_me: float
+    knn_accuracy: float
+    probe_accuracy: float
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What the facts table says about this much data of this kind, and what was measured."""
+
+    strategy: str
+    row: str
+    reason: str
+    then: str
+    backbones: tuple[BackboneAdvice, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+
+def advise(
+    examples: Examples,
+    task: TaskSpec,
+    backbones: Sequence[BackboneSpec],
+    *,
+    threads: int,
+    progress: Progress,
+) -> Advice:
+    """Measure each backbone on a sample, and name the row of the facts table that fits.
+
+    Args:
+        examples: The data.
+        task: What is predicted.
+        backbones: Candidates; those whose weights cannot be had are left out with a note.
+        threads: For forward passes and decoding.
+        progress: Told what is measured.
+    """
+    torch.set_num_threads(threads)
+    measured = []
+    for spec in backbones:
+        try:
+            measured.append(_measured(examples, task, spec, threads, progress))
+        except WeightsError as err:
+            progress.say(f"{spec.name} is left out: {err}")
+    measured.sort(key=lambda row: -row.log_me)
+    n = len(examples.indices("train")) + len(examples.indices("validation"))
+    return _recommended(n, tuple(measured))
+
+
+def _measured(
+    examples: Examples, task: TaskSpec, spec: BackboneSpec, threads: int, progress: Progress
+) -> BackboneAdvice:
+    rows = _sample(examples)
+    progress.say(f"{spec.name}: features of {len(rows)} images")
+    done = 0
+
+    def on_images(n: int) -> None:
+        nonlocal done
+        done += n
+        progress.count(f"{spec.name} features", done, len(rows))
+
+    backbone = build_backbone(spec)
+    features = compute_features(
+        backbone,
+        examples,
+        rows,
+        contract=facts_for(spec.name).input,
+        poolings=("last",),
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        threads=threads,
+        on_images=on_images,
+    )["last"]
+    targets = examples.targets()[rows]
+    distribution = one_hot(targets, task)
+    classes = targets if targets.ndim == 1 else targets.argmax(axis=1)
+    classes = classes.astype(np.int64)
+    accuracy = knn_accuracy(features, classes)
+    chance = float(np.bincount(classes).max() / len(classes))
+    return BackboneAdvice(
+        backbone=spec.name,
+        log_me=log_me(features, distribution.double().numpy()),
+        knn_accuracy=accuracy,
+        probe_accuracy=_probe_accuracy(features, classes, len(task.labels)),
+        similarity=max(0.0, (accuracy - chance) / max(1e-9, 1 - chance)),
+    )
+
+
+def _sample(examples: Examples) -> npt.NDArray[np.int64]:
+    """At most SAMPLE search examples. Rows are ordered by content hash, so any stride is random."""
+    rows = np.sort(np.concatenate([examples.indices("train"), examples.indices("validation")]))
+    return rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64)]
+
+
+def _probe_accuracy(
+    features: Float32, classes: npt.NDArray[np.int64], n_classes: int
+) -> float:
+    """Held-out accuracy of a linear head after one pass over four fifths of the sample."""
+    held = np.arange(len(features)) % 5 == 0
+    params = FeatureExtraction(head_lr=1e-2)
+    head = build_head(params, n_features=features.shape[1], n_outputs=n_classes, seed=0)
+    train, truth = torch.from_numpy(features[~held]), torch.from_numpy(classes[~held])
+    head.standardize.fit(train)
+    optimizer = torch.optim.Adam(head.parameters(), lr=params.head_lr)
+    for inputs, targets in zip(train.split(16), truth.split(16), strict=True):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(head(inputs), targets).backward()
+        optimizer.step()
+    with torch.inference_mode():
+        predicted = head.eval()(torch.from_numpy(features[held])).argmax(dim=1).numpy()
+    return float((predicted == classes[held]).mean())
+
+
+def _recommended(n: int, backbones: tuple[BackboneAdvice, ...]) -> Advice:
+    """The facts table's row: by labelled images, then by how similar the domain measures."""
+    similarity = max((row.similarity for row in backbones), default=None)
+    kind = (
+        "unmeasured"
+        if similarity is None
+        else "similar"
+        if similarity >= SIMILAR
+        else "moderate"
+        if similarity >= DIFFERENT
+        else "very different"
+    )
+    told = "" if similarity is None else f" (similarity {similarity:.2f}: {kind})"
+    if n < 1000 and kind != "very different":
+        return Advice(
+            strategy="feature-extraction",
+            row="A: fewer than 1,000 labelled images, similar domain",
+            reason=f"{n:,} labelled images are few for the parameters of a backbone{told}",
+            then="add a partial block with unfreeze: [1, 2] once the head is no longer improving",
+            backbones=backbones,
+        )
+    if n < 10_000:
+        return Advice(
+            strategy="partial",
+            row="B: 1,000 to 10,000 labelled images, moderate similarity",
+            reason=f"{n:,} labelled images carry the last two or three stages{told}",
+            then="keep a feature-extraction block beside it: it is cheap and the score to beat",
+            backbones=backbones,
+        )
+    return Advice(
+        strategy="full",
+        row="C: more than 10,000 labelled images, different domain",
+        reason=f"{n:,} labelled images can move the whole backbone{told}",
+        then="keep a partial block beside it: it often comes close at a fraction of the cost",
+        backbones=backbones,
+    )

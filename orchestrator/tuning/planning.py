@@ -1,0 +1,49 @@
+"""Planning a sweep without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.runtime.cluster import joined_cluster, local_cluster
+from orchestrator.spec.sweep import SweepSpec
+from orchestrator.tuning.plan import CostBook, make_plan
+from orchestrator.tuning.progress import Progress
+from orchestrator.tuning.sweep import prepare_sweep
+
+
+def plan_sweep(
+    spec: SweepSpec, *, address: str | None = None, probe: bool, progress: Progress
+) -> tuple[Path, dict[str, Any]]:
+    """The plan of a sweep, written to its folder.
+
+    Args:
+        spec: The sweep.
+        address: A Ray cluster to plan for; this machine when None.
+        probe: Whether to measure costs that are not known yet.
+        progress: Told what is measured.
+
+    Returns:
+        The sweep's folder, and the content of its `plan.json`.
+    """
+    sweep = prepare_sweep(spec, progress=progress)
+    if address is None:
+        at_once = local_cluster().trials_at_once(spec.workers)
+    else:
+        with joined_cluster(address) as cluster:
+            at_once = cluster.trials_at_once(spec.workers)
+    torch.set_num_threads(max(1, int(spec.workers.cpus)))
+    plan = make_plan(
+        spec,
+        sweep.factory(),
+        sweep.examples,
+        at_once=at_once,
+        costs=CostBook(sweep.storage / "costs.json"),
+        probe=probe,
+        progress=progress,
+    )
+    with sweep.folder.locked():
+        sweep.folder.write("plan.json", plan)
+    return sweep.folder.root, plan
