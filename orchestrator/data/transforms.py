@@ -69,6 +69,22 @@ def normalized(pixels: NDArray[np.uint8], contract: InputContract) -> NDArray[np
     return values
 
 
+def dihedral(pixels: NDArray[np.uint8], view: int) -> NDArray[np.uint8]:
+    """One of the eight ways to lay a square image down; 0 leaves it as it is.
+
+    Bit 0 mirrors left and right, bit 1 top and bottom (both: half a turn), bit 2 swaps the axes
+    first. They are exact: no pixel is interpolated.
+
+    Args:
+        pixels: uint8 [N, 3, S, S].
+        view: 0–7.
+    """
+    turned = pixels.swapaxes(2, 3) if view & 4 else pixels
+    turned = turned[:, :, ::-1, :] if view & 2 else turned
+    turned = turned[:, :, :, ::-1] if view & 1 else turned
+    return np.ascontiguousarray(turned)
+
+
 def resized_side(contract: InputContract) -> int:
     """The shorter side, in pixels, from which the centre is cut."""
     return round(contract.size / contract.crop_fraction)

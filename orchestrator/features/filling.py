@@ -10,7 +10,7 @@ import torch
 
 from orchestrator.data.batches import iterate_pixels
 from orchestrator.data.examples import Examples
-from orchestrator.data.transforms import normalized, transform_digest
+from orchestrator.data.transforms import dihedral, normalized, transform_digest
 from orchestrator.features.store import FeatureKey, Float32, batched
 from orchestrator.models.backbone import Backbone
 from orchestrator.models.placing import placed
@@ -27,14 +27,16 @@ def feature_key(
     data_digest: str,
     *,
     pooling: Pooling,
+    view: int = 0,
 ) -> FeatureKey:
-    """The key of a backbone's pooled features of the evaluation view."""
+    """The key of a backbone's pooled features of one view."""
     return FeatureKey(
         backbone=spec.name,
         weights=weights_digest,
         cut=pooling,
         transform=transform_digest(contract),
         data=data_digest,
+        view=view,
     )
 
 
@@ -49,28 +51,30 @@ def compute_features(
     rows: npt.NDArray[np.int64],
     *,
     contract: InputContract,
-    poolings: tuple[Pooling, ...],
+    pooling: Pooling,
+    view: int = 0,
     device: torch.device,
     threads: int,
     on_images: Callable[[int], None] | None = None,
-) -> dict[Pooling, Float32]:
-    """Pooled features of some examples under the evaluation transform.
+) -> Float32:
+    """Pooled features of some examples under the evaluation transform and one view of it.
 
     Args:
         backbone: Put into eval mode and left there.
         examples: The whole data set.
         rows: Which examples, int64 [n].
         contract: How images are prepared.
-        poolings: Which features; all come from the same forward pass.
+        pooling: Which features.
+        view: Which of the deterministic views; 0 is the image itself.
         device: Where the forward pass runs.
         threads: Decoding threads.
         on_images: Called with the number of images done since the last call.
 
     Returns:
-        float32 [n, D] for each pooling.
+        float32 [n, D].
     """
     placed(backbone.eval(), device)
-    found: dict[Pooling, list[Float32]] = {pooling: [] for pooling in poolings}
+    found: list[Float32] = []
     batches = iterate_pixels(
         examples,
         batched(rows, BATCH_SIZE),
@@ -81,12 +85,11 @@ def compute_features(
         threads=threads,
     )
     for _, pixels in batches:
-        images = torch.from_numpy(normalized(pixels, contract)).to(
+        images = torch.from_numpy(normalized(dihedral(pixels, view), contract)).to(
             device, memory_format=torch.channels_last
         )
         with torch.inference_mode():
-            for pooling in poolings:
-                found[pooling].append(backbone.features(images, pooling=pooling).cpu().numpy())
+            found.append(backbone.features(images, pooling=pooling).cpu().numpy())
         if on_images is not None:
             on_images(len(pixels))
-    return {pooling: np.concatenate(parts) for pooling, parts in found.items()}
+    return np.concatenate(found)

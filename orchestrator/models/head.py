@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from orchestrator.spec.strategy import StrategyParams
 
+CLIP = 6.0
 _ROWS_AT_ONCE = 8192
 
 
@@ -46,8 +47,12 @@ class Standardize(nn.Module):
         self.scale.copy_(torch.where(constant, 1.0, variance.sqrt()))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features `[N, D]`, standardised."""
-        return (features - self.mean) / self.scale
+        """Features `[N, D]`, standardised and cut at CLIP standard deviations.
+
+        A column that is almost constant on the training features would otherwise rule the head as
+        soon as the backbone moves.
+        """
+        return ((features - self.mean) / self.scale).clamp(-CLIP, CLIP)
 
 
 def sum_of(tensors: list[Tensor]) -> Tensor:

@@ -9,8 +9,9 @@ from pathlib import Path
 import ray
 import torch
 
+from orchestrator.data.examples import Examples
 from orchestrator.features.filling import compute_features, feature_key, search_rows
-from orchestrator.features.store import FeatureStore
+from orchestrator.features.store import FeatureKey, FeatureStore
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
 from orchestrator.spec.parts import BackboneSpec, InputContract
 from orchestrator.spec.strategy import Pooling
@@ -24,6 +25,7 @@ class FeatureNeed:
     weights_digest: str
     input: InputContract
     pooling: Pooling
+    view: int
 
 
 def fill_features(
@@ -52,15 +54,14 @@ def fill_features(
     rows = search_rows(examples)
     hits = 0
     for need in needs:
-        key = feature_key(
-            need.backbone, need.weights_digest, need.input, examples.digest, pooling=need.pooling
-        )
+        key = _key(need, examples)
         if store.find(key) is not None:
             hits += 1
             continue
         parts = store.missing(key, n_rows=len(rows))
         done = len(rows) - sum(len(part) for part in parts)
-        label = f"{need.backbone.name} {need.pooling} features at {need.input.size} px"
+        view = f", view {need.view}" if need.view else ""
+        label = f"{need.backbone.name} {need.pooling} features at {need.input.size} px{view}"
         progress(label, done, len(rows))
         task = _fill_part.options(num_cpus=cpus, num_gpus=gpus)
         waiting = {
@@ -90,11 +91,20 @@ def _fill_part(need: FeatureNeed, part: range, data: str, root: str, threads: in
         examples,
         rows[part.start : part.stop],
         contract=need.input,
-        poolings=(need.pooling,),
+        pooling=need.pooling,
+        view=need.view,
         device=device,
         threads=threads,
     )
-    key = feature_key(
-        need.backbone, need.weights_digest, need.input, examples.digest, pooling=need.pooling
+    FeatureStore(Path(root)).put(_key(need, examples), part, features)
+
+
+def _key(need: FeatureNeed, examples: Examples) -> FeatureKey:
+    return feature_key(
+        need.backbone,
+        need.weights_digest,
+        need.input,
+        examples.digest,
+        pooling=need.pooling,
+        view=need.view,
     )
-    FeatureStore(Path(root)).put(key, part, features[need.pooling])

@@ -58,7 +58,7 @@ class WorkerIO:
         self._experiment = experiment
         self._store = store
         self._reporter = reporter
-        self._features: Features | None = None
+        self._features: dict[int, Features] = {}
         self._last_step_s = 0.0
 
     def backbone(self) -> Backbone:
@@ -76,24 +76,26 @@ class WorkerIO:
             )
         )
 
-    def features(self, rows: npt.NDArray[np.int64]) -> Float32:
+    def features(self, rows: npt.NDArray[np.int64], view: int = 0) -> Float32:
         """Stored features of training and validation examples."""
-        if self._features is None:
+        if view not in self._features:
             key = feature_key(
                 self._experiment.backbone,
                 self._experiment.weights_digest,
                 self._experiment.input,
                 self._experiment.data_digest,
                 pooling=self._experiment.strategy.pooling,
+                view=view,
             )
-            self._features = self._store.find(key)
-            if self._features is None:
+            found = self._store.find(key)
+            if found is None:
                 raise IntegrityError(
                     f"the feature store {self._store.root} has no features of {key.backbone}. "
                     "Run the same command again and they are computed"
                 )
+            self._features[view] = found
             self._positions = search_rows(self.examples)
-        return self._features.take(np.searchsorted(self._positions, rows))
+        return self._features[view].take(np.searchsorted(self._positions, rows))
 
     def on_phase(self, phase: PhaseRow) -> None:
         """Show the groups with rates and counts."""

@@ -19,8 +19,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise SpecError(f"line {mark.line + 1}: aliases (*name) are not read. Repeat the value")
+            line = self.line + 1
+            raise SpecError(f"line {line}: aliases (*name) are not read. Repeat the value")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:

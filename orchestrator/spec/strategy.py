@@ -77,6 +77,12 @@ class StrategyParams(Frozen):
         0.0, description="cutmix's Beta parameter; 0 for none"
     )
 
+    views: Literal[1, 2, 4, 8] = Field(
+        1,
+        description="stored views of each image that a head trains on: itself, mirrored, "
+        "turned by half, by quarters",
+    )
+
     image_size: Annotated[int, Field(ge=8, le=2048)] | None = Field(
         None, description="pixels a side; the backbone's own when not given"
     )

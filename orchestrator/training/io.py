@@ -39,8 +39,8 @@ class TrialIO(Protocol):
     def backbone(self) -> Backbone:
         """The experiment's backbone with its initial weights, for this trial to change."""
 
-    def features(self, rows: npt.NDArray[np.int64]) -> Float32:
-        """Stored features of the chosen examples under the experiment's pooling: float32 [n, D]."""
+    def features(self, rows: npt.NDArray[np.int64], view: int = 0) -> Float32:
+        """Stored features of the chosen examples, one view of them: float32 [n, D]."""
 
     def on_phase(self, phase: PhaseRow) -> None:
         """A phase begins."""

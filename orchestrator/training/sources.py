@@ -53,11 +53,12 @@ class FeatureSource:
     def __init__(self, experiment: Experiment, io: TrialIO, workers: Workers) -> None:
         self._experiment, self._io, self._workers = experiment, io, workers
         self._targets = io.examples.targets()
+        self._width = io.features(io.examples.indices("train")[:1]).shape[1]
 
     def training(self, epoch: int) -> Iterator[Batch]:
         for rows, weight, n_global in _shares(self._experiment, self._io, self._workers, epoch):
             yield Batch(
-                inputs=self._features(rows),
+                inputs=self._views(rows, epoch),
                 targets=one_hot(self._targets[rows], self._experiment.task).to(self._io.device),
                 weight=weight,
                 n_global=n_global,
@@ -66,6 +67,18 @@ class FeatureSource:
     def validation(self) -> Iterator[Tensor]:
         for rows in _validation_batches(self._io, self._workers):
             yield self._features(rows)
+
+    def _views(self, rows: npt.NDArray[np.int64], epoch: int) -> Tensor:
+        """Each example in the view that (seed, epoch, example) draws for it."""
+        strategy = self._experiment.strategy
+        if strategy.views == 1:
+            return self._features(rows)
+        rng = np.random.default_rng([strategy.seed, epoch, strategy.views])
+        drawn = rng.integers(strategy.views, size=len(self._targets))[rows]
+        inputs = np.empty((len(rows), self._width), np.float32)
+        for view in np.unique(drawn):
+            inputs[drawn == view] = self._io.features(rows[drawn == view], int(view))
+        return torch.from_numpy(inputs).to(self._io.device)
 
     def _features(self, rows: npt.NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self._io.features(rows)).to(self._io.device)

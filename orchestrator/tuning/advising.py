@@ -100,11 +100,11 @@ def _measured(
         examples,
         rows,
         contract=facts_for(spec.name).input,
-        poolings=("last",),
+        pooling="last",
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         threads=threads,
         on_images=on_images,
-    )["last"]
+    )
     targets = examples.targets()[rows]
     distribution = one_hot(targets, task)
     classes = targets if targets.ndim == 1 else targets.argmax(axis=1)

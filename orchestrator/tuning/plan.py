@@ -70,27 +70,31 @@ def needs_of(spec: SweepSpec, factory: ExperimentFactory) -> list[FeatureNeed]:
     found: dict[FeatureNeed, None] = {}
     for block in spec.search:
         for experiment in corner_experiments(block, factory):
-            need = need_of(experiment)
-            if need is not None:
-                found[need] = None
+            found.update(dict.fromkeys(needs_of_experiment(experiment)))
     return list(found)
 
 
-def need_of(experiment: Experiment) -> FeatureNeed | None:
-    """The stored features that an experiment reads; None for one from scratch."""
-    if experiment.strategy.strategy == "scratch":
-        return None
-    return FeatureNeed(
-        backbone=experiment.backbone,
-        weights_digest=experiment.weights_digest,
-        input=experiment.input,
-        pooling=experiment.strategy.pooling,
-    )
+def needs_of_experiment(experiment: Experiment) -> list[FeatureNeed]:
+    """The stored features that an experiment reads; none from scratch."""
+    strategy = experiment.strategy
+    if strategy.strategy == "scratch":
+        return []
+    reads = any(phase.from_features for phase in _phases(experiment))
+    return [
+        FeatureNeed(
+            backbone=experiment.backbone,
+            weights_digest=experiment.weights_digest,
+            input=experiment.input,
+            pooling=strategy.pooling,
+            view=view,
+        )
+        for view in range(strategy.views if reads else 1)
+    ]
 
 
 def corner_experiments(block: Block, factory: ExperimentFactory) -> list[Experiment]:
     """One experiment for each combination of what decides the cost of a block's trials."""
-    names = ["backbone", "image_size", "crop_fraction", "pooling", "unfreeze"]
+    names = ["backbone", "image_size", "crop_fraction", "pooling", "views", "unfreeze"]
     present = [name for name in names if name in block.dimensions]
     lists = [_corners(block, name) for name in present]
     return [
@@ -321,16 +325,17 @@ def _shared(
         readers, passes, forward_s = 0.0, 0.0, None
         for block, share in zip(spec.search, shares, strict=True):
             corners = corner_experiments(block, factory)
-            for experiment in (e for e in corners if need_of(e) == need):
+            for experiment in (e for e in corners if need in needs_of_experiment(e)):
                 trials = share / len(corners)
                 epochs = sum(p.epochs for p in _phases(experiment) if p.from_features)
                 readers += trials
-                passes += trials * epochs
+                passes += trials * epochs / experiment.strategy.views
                 cost = costs.find(experiment)
                 forward_s = cost.forward_s if cost is not None else forward_s
         rows.append(
             {
-                "what": f"{need.backbone.name} {need.pooling} features at {need.input.size} px",
+                "what": f"{need.backbone.name} {need.pooling} features at {need.input.size} px, "
+                f"view {need.view}",
                 "trials": round(readers, 1),
                 "images": n_images,
                 "bytes": n_images * feature_width(need) * BYTES_PER_NUMBER,

@@ -41,7 +41,7 @@ class FlaggingScheduler(FIFOScheduler):
     """One stopping rule a block, and the sweep's deadline; neither ever kills a trial."""
 
     def __init__(self, spec: SweepSpec, signals: Signals, clock: SweepClock) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._rules = [_rule(spec, block) for block in spec.search]
         self._name = spec.tuner.scheduler
         self._signals = signals
