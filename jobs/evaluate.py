@@ -38,13 +38,14 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     bundle = open_bundle(locate(args.bundle, registry_uri=args.registry))
     predictor = load_predictor(bundle, device=args.device)
     with tempfile.TemporaryDirectory(prefix="orchestrator-evaluate-") as cache:
-        examples, audit = evaluation_set(
+        prepared = evaluation_set(
             absolute(args.data, Path.cwd()),
             task=bundle.task,
             cache=Path(cache),
             progress=lambda done, total: terminal.count("images checked", done, total),
         )
-        for line in audit.lines():
+        examples = prepared.examples
+        for line in prepared.audit.lines():
             terminal.say(f"data: {line}")
         rows = np.arange(len(examples))
         batches = iterate_pixels(

@@ -102,7 +102,7 @@ def _survey(
     ]
     scans = scan(readings, cache=cache, progress=progress)
     blobs = tuple(dict.fromkeys(r.blobs for r in readings if r.blobs is not None))
-    decoded, quarantined = _decoded(list(places), readings, scans, blobs)
+    decoded, quarantined = decoded_rows(list(places), readings, scans, blobs)
     label_sets = {
         split: {label for row in reading.rows for label in row.labels}
         for split, reading in zip(places, readings, strict=True)
@@ -114,7 +114,7 @@ def _survey(
     examples = _split(kept, fraction, seed) if fraction is not None else kept
     findings = [
         *(finding for reading in readings for finding in reading.findings),
-        *_quarantine(quarantined, sum(len(r.rows) for r in readings), spec.bad_fraction),
+        *quarantine_findings(quarantined, sum(len(r.rows) for r in readings), spec.bad_fraction),
         *_empty_splits(list(places), kept),
         *check_labels(labels, label_sets),
         *check_trainable(train, labels, multilabel=multilabel, will_split=fraction is not None),
@@ -140,7 +140,7 @@ def _locations(spec: DataSpec) -> dict[Split, str]:
     return places
 
 
-def _decoded(
+def decoded_rows(
     splits: Sequence[Split],
     readings: Sequence[Reading],
     scans: Sequence[Sequence[Scanned]],
@@ -175,7 +175,7 @@ def _split(examples: Sequence[Example], fraction: float, seed: int) -> list[Exam
     return divided + [row for row in examples if row.split != "train"]
 
 
-def _quarantine(
+def quarantine_findings(
     quarantined: Sequence[Quarantined], total: int, bad_fraction: float
 ) -> Iterator[AuditFinding]:
     if not quarantined:
