@@ -12,7 +12,7 @@ from jobs.terminal import Terminal
 from orchestrator.errors import SpecError, nearest
 from orchestrator.spec.backbone_table import backbone_names
 from orchestrator.spec.data import DataSpec
-from orchestrator.spec.parsing import absolute
+from orchestrator.spec.locations import absolute
 from orchestrator.spec.parts import BackboneSpec, TaskKind
 
 DEFAULT_BACKBONES = ("mobilenetv3_small_100", "tf_efficientnet_lite0", "resnet50")
@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone",
         metavar="NAME[=WEIGHTS]",
         action="append",
-        help=f"a candidate, with a weights file if need be (default: {', '.join(DEFAULT_BACKBONES)})",
+        help="a candidate, with a weights file if need be "
+        f"(default: {', '.join(DEFAULT_BACKBONES)})",
     )
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)"
@@ -54,9 +55,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
             progress=lambda done, total: terminal.count("images checked", done, total),
         )
         task = TaskSpec(kind=args.task, labels=prepared.examples.labels)
-        advice = advise(
-            prepared.examples, task, backbones, threads=args.threads, progress=terminal
-        )
+        advice = advise(prepared.examples, task, backbones, threads=args.threads, progress=terminal)
     audit = prepared.audit
     if not args.json:
         terminal.show(_class_table(audit.classes))

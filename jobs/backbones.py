@@ -31,7 +31,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     if not args.json:
         terminal.show(_table(facts))
         if not everything:
-            terminal.show(f"and {len(backbone_names()) - len(LISTED):,} more: --all, or --match vit")
+            n_more = len(backbone_names()) - len(LISTED)
+            terminal.show(f"and {n_more:,} more: --all, or --match vit")
     return 0, [_row(row) for row in facts]
 
 

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from jobs.terminal import Terminal, json_stdout, write_json_document
 from orchestrator.errors import OrchestratorError, SpecError
@@ -25,9 +25,18 @@ VERBS: dict[str, str] = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises what is wrong instead of exiting, so that `--json` can tell it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Show the usage and raise SpecError."""
+        self.print_usage(sys.stderr)
+        raise SpecError(message)
+
+
 def build_parser(verbs: Sequence[str] = tuple(VERBS)) -> argparse.ArgumentParser:
     """The parser; only the named verbs' modules are imported."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="orchestrator",
         description="From labelled images to a ranked, registered, usable model.",
         epilog="exit codes: 0 success, 1 failed run, 2 bad command line or spec, 3 bad data, "
@@ -49,7 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     chosen = [word for word in words if word in VERBS][:1]
-    args = build_parser(chosen).parse_args(words)
+    try:
+        args = build_parser(chosen).parse_args(words)
+    except SpecError as err:
+        print(f"orchestrator: {err}", file=sys.stderr)
+        if "--json" in words:
+            write_json_document(_error_document(err), sys.stdout)
+        return err.exit_code
     with json_stdout(enabled=args.json) as stream:
         code, document = _run(args)
         if args.json:

@@ -20,7 +20,8 @@ def main() -> int:
     root = SPEC.parent.parent.parent
     folder = root / FOLDER
     print(f"$ python -m jobs.elpv {FOLDER}", flush=True)
-    elpv.main([str(folder)])
+    if code := elpv.main([str(folder)]):
+        return code
     weights = folder / elpv.WEIGHTS
     _run("advise", str(folder / "train"), "--backbone", f"tf_efficientnet_lite0={weights}")
     _run("plan", str(SPEC))

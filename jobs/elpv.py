@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections import defaultdict
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from orchestrator.errors import DataError
+
 TEST_FRACTION = 0.25
+SPLITS = ("train", "test")
 WEIGHTS = "efficientnet_lite0.pth"
 
 
@@ -25,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
     args = parser.parse_args(argv)
-    counts = write_elpv(args.folder, seed=args.seed)
+    try:
+        counts = write_elpv(args.folder, seed=args.seed)
+    except DataError as err:
+        print(err, file=sys.stderr)
+        return err.exit_code
     for name, count in sorted(counts.items()):
         print(f"{args.folder / name}: {count:,} images")
     print(f"{write_weights(args.folder)}: ImageNet weights of EfficientNet-Lite0")
@@ -40,6 +48,9 @@ def write_elpv(folder: Path, *, seed: int) -> dict[str, int]:
 
     Returns:
         Images by folder.
+
+    Raises:
+        DataError: The folder holds another split; the two together would leak test images.
     """
     import elpv_dataset
 
@@ -49,14 +60,23 @@ def write_elpv(folder: Path, *, seed: int) -> dict[str, int]:
     for path, prob, module in rows:
         label = "defective" if float(prob) >= 0.5 else "functional"
         strata[prob, module].append((path, label))
-    counts: dict[str, int] = defaultdict(int)
-    for path, label, split in _split(strata, seed):
-        target = folder / split / label / Path(path).name
-        counts[f"{split}/{label}"] += 1
+    targets = {
+        folder / split / label / Path(path).name: source / path
+        for path, label, split in _split(strata, seed)
+    }
+    strays = {file for name in SPLITS for file in (folder / name).rglob("*.png")} - set(targets)
+    if strays:
+        raise DataError(
+            f"{folder} holds {len(strays):,} images that are not of this split, e.g. "
+            f"{min(strays)}. Use another folder, or remove train and test"
+        )
+    for target, image in targets.items():
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / path, target)
-    return counts
+            part = target.with_suffix(".part")  # a copy that was cut short is no image
+            shutil.copyfile(image, part)
+            part.replace(target)
+    return dict(Counter(f"{target.parent.parent.name}/{target.parent.name}" for target in targets))
 
 
 def write_weights(folder: Path) -> Path:

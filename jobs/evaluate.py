@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     from orchestrator.bundle.predictor import load_predictor
     from orchestrator.data.batches import iterate_pixels
     from orchestrator.data.evaluation_set import evaluation_set
-    from orchestrator.spec.parsing import absolute
+    from orchestrator.spec.locations import absolute
     from orchestrator.tasks.metrics import wilson_interval
     from orchestrator.tasks.task import build_task
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any, get_args
 
 from jobs.terminal import Terminal
 from orchestrator.errors import SpecError
 from orchestrator.spec.parts import TaskKind
+from orchestrator.spec.reading import read_yaml
 
 TEMPLATE = """\
 # A sweep. Run it with `orchestrator sweep {file}`; the same command continues it.
@@ -51,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("data", metavar="DATA", help="as `data.train` takes it")
     parser.add_argument("--task", choices=get_args(TaskKind), default="image-classification")
-    parser.add_argument("--out", type=Path, default=Path("sweep.yaml"), help="(default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("sweep.yaml"), help="(default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
@@ -68,16 +73,25 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         os.path.relpath(Path(args.data).expanduser(), out.absolute().parent) if local else args.data
     )
     text = TEMPLATE.format(
-        file=out,
-        name=_name(args.data),
+        file=shlex.quote(str(out)),
+        name=_scalar(_name(args.data)),
         task=args.task,
-        train=train,
+        train=_scalar(train),
         metric="roc_auc" if "multilabel" in args.task else "f1_macro",
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
-    terminal.show(f"wrote {out}; next: orchestrator plan {out}")
+    terminal.show(f"wrote {out}; next: orchestrator plan {shlex.quote(str(out))}")
     return 0, {"spec": str(out)}
+
+
+def _scalar(text: str) -> str:
+    """`text` as YAML reads it back: plain where that works, else quoted."""
+    try:
+        plain = read_yaml(f"{text}  #") == text
+    except SpecError:
+        plain = False
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def _name(data: str) -> str:

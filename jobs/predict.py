@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", metavar="INPUT", nargs="+", help="image files, or folders of them"
     )
-    parser.add_argument("--top", type=int, default=5, help="classes to show (default: %(default)s)")
+    parser.add_argument(
+        "--top", type=_count, default=5, help="classes to show (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: %(default)s)")
     add_registry_argument(parser)
 
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
 
 
 def input_files(inputs: Sequence[str]) -> Iterator[Path]:
-    """Files as named; for a folder all files below it, hidden ones left out.
+    """Files as named; for a folder all files below it, hidden files and folders left out.
 
     Raises:
         DataError: A name is neither.
@@ -51,12 +53,19 @@ def input_files(inputs: Sequence[str]) -> Iterator[Path]:
     for text in inputs:
         path = Path(text).expanduser()
         if path.is_dir():
-            yield from sorted(
-                file
-                for file in path.rglob("*")
-                if file.is_file() and not file.name.startswith(".")
-            )
+            below = (file for file in sorted(path.rglob("*")) if file.is_file())
+            yield from (file for file in below if not _is_hidden(file.relative_to(path)))
         elif path.exists():
             yield path
         else:
             raise DataError(f"{text}: no such file or folder")
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of classes. Use 1 or more")
+    return int(text)

@@ -109,7 +109,9 @@ def _chosen(folder: SweepFolder, trial: str | None) -> Record:
             raise SpecError(f"{folder.root} has no trial that ended well. Nothing to promote")
         return winner
     if trial not in records:
-        raise SpecError(f"--trial: no ended trial {trial!r} in this sweep.{nearest(trial, records)}")
+        raise SpecError(
+            f"--trial: no ended trial {trial!r} in this sweep.{nearest(trial, records)}"
+        )
     if not is_candidate(records[trial]):
         raise SpecError(f"--trial: {trial} is {records[trial].status} and has no usable result")
     return records[trial]

@@ -44,9 +44,7 @@ class Terminal:
             return
         from rich.console import Console
 
-        Console(soft_wrap=isinstance(content, str)).print(
-            content, markup=False, highlight=False
-        )
+        Console(soft_wrap=isinstance(content, str)).print(content, markup=False, highlight=False)
 
 
 @contextmanager

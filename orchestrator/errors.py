@@ -101,8 +101,17 @@ def nearest(value: object, allowed: Iterable[str]) -> str:
         value: What the user wrote.
         allowed: The words that would have been accepted.
     """
-    found = difflib.get_close_matches(str(value), list(allowed), n=1, cutoff=0.5)
+    text, words = str(value), list(allowed)
+    found = difflib.get_close_matches(text, words, n=1, cutoff=0.5)
+    if not found and text:
+        found = [word for word in words if word.startswith(text)]
     return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def shown(value: object, *, most: int = 120) -> str:
+    """What the user wrote, as a message repeats it: cut after `most` characters."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def listing(allowed: Iterable[object], *, most: int = 12) -> str:

@@ -2,14 +2,15 @@
 
 One folder an entry, named by its key's digest: `part-00000.arrow`, … hold consecutive rows and
 `features.json` names them with their digests. It is written last, so an entry without it is
-unfinished: its parts are kept and the rest is computed. Two writers of the same key write the same
-bytes to the same names by rename, so neither can harm the other.
+unfinished: its parts are kept and the rest is computed. Of two writers of the same part the first
+wins: their values may differ in rounding, and a sealed part must stay what the manifest says.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +74,13 @@ class Features:
         Args:
             rows: int64 [n], in any order.
         """
+        assert not len(rows) or 0 <= rows.min() <= rows.max() < len(self), "no such rows"
         result = np.empty((len(rows), self.width), np.float32)
-        owner = rows // ROWS_PER_PART
+        part_rows = len(self.parts[0])
+        owner = rows // part_rows
         for part in np.unique(owner):
             here = owner == part
-            result[here] = self.parts[part][rows[here] - part * ROWS_PER_PART]
+            result[here] = self.parts[part][rows[here] - part * part_rows]
         return result
 
 
@@ -95,24 +98,21 @@ class FeatureStore:
         """The finished entry of `key`, or None when it is missing or unfinished.
 
         Raises:
-            IntegrityError: A part is not the bytes that were written.
+            IntegrityError: The manifest or a part is not the bytes that were written.
         """
         folder = self.folder(key)
         try:
-            manifest = json.loads((folder / MANIFEST).read_bytes())
+            parts = _read_manifest(folder / MANIFEST, key)
         except FileNotFoundError:
             return None
-        for name, digest in manifest["parts"].items():
+        for name, digest in parts.items():
             if not (folder / name).is_file() or file_digest(folder / name) != digest:
-                raise IntegrityError(
-                    f"{folder / name} is damaged. Delete {folder} and its features are computed "
-                    "again"
-                )
+                raise _damaged(folder / name)
         os.utime(folder / MANIFEST)
-        return Features(tuple(_map(folder / name) for name in manifest["parts"]))
+        return Features(tuple(_map(folder / name) for name in parts))
 
     def missing(self, key: FeatureKey, *, n_rows: int) -> list[range]:
-        """The row ranges that no intact part holds yet, one a part."""
+        """The row ranges that no part holds yet, one a part."""
         folder = self.folder(key)
         return [
             rows for rows in part_ranges(n_rows) if not (folder / _part_name(rows.start)).is_file()
@@ -125,8 +125,12 @@ class FeatureStore:
             key: The entry.
             rows: One of `part_ranges`.
             features: float32 [len(rows), D].
+
+        Raises:
+            IntegrityError: A feature is not finite.
         """
-        if features.shape[0] != len(rows) or not np.isfinite(features).all():
+        assert len(features) == len(rows), f"{len(features)} features for {len(rows)} rows"
+        if not np.isfinite(features).all():
             raise IntegrityError(
                 f"{key.backbone} gave features that are not finite for rows {rows.start}–"
                 f"{rows.stop - 1}. Its weights may be damaged"
@@ -134,14 +138,15 @@ class FeatureStore:
         folder = self.folder(key)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _part_name(rows.start)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        # Not the process id: containers on two nodes often have the same.
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         values = pa.array(np.ascontiguousarray(features, np.float32).ravel())
         column = pa.FixedSizeListArray.from_arrays(values, features.shape[1])
         batch = pa.record_batch([column], names=["features"])
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
         sync_file(temporary)
-        temporary.replace(path)
+        _publish(temporary, path)
         sync_folder(folder)
 
     def seal(self, key: FeatureKey, *, n_rows: int) -> Features:
@@ -166,6 +171,42 @@ def part_ranges(n_rows: int) -> list[range]:
         range(start, min(start + ROWS_PER_PART, n_rows))
         for start in range(0, n_rows, ROWS_PER_PART)
     ]
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give a whole file its name, unless another writer's file has it."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        temporary.unlink()
+    except OSError:  # a file system without links
+        temporary.replace(path)
+    else:
+        temporary.unlink()
+
+
+def _read_manifest(path: Path, key: FeatureKey) -> dict[str, str]:
+    """The digests of an entry's parts by name.
+
+    Raises:
+        FileNotFoundError: The entry is missing or unfinished.
+        IntegrityError: It is no manifest, or another key's.
+    """
+    try:
+        manifest = json.loads(path.read_bytes())
+        parts: dict[str, str] = manifest["parts"]
+        fits = manifest["key"] == key.to_json() and bool(parts)
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise _damaged(path)
+    return parts
+
+
+def _damaged(path: Path) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is damaged. Delete {path.parent} and its features are computed again"
+    )
 
 
 def _part_name(start: int) -> str:

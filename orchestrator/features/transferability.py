@@ -35,6 +35,8 @@ def log_me(features: Float32, targets: npt.NDArray[np.float64]) -> float:
 def _evidence(u: Float64, s2: Float64, y: Float64, width: int) -> float:
     """Log evidence an example of one column, at the best noise and weight precision."""
     n = len(y)
+    if not len(s2):  # the features say nothing: all is noise, of the targets' own size
+        return -0.5 * (float(np.log(2 * np.pi * (y @ y + 1e-12) / n)) + 1)
     projected2 = np.square(u.T @ y)
     outside2 = max(float(y @ y - projected2.sum()), 0.0)
     ratio = 1.0  # weight precision over noise precision

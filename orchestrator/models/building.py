@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
@@ -37,9 +38,7 @@ def build_backbone(spec: BackboneSpec, *, image_size: int | None = None, seed: i
     if image_size is None or image_size == facts.input.size:
         return _assembled(model, spec, image_size=facts.input.size)
     try:
-        if hasattr(model, "set_input_size"):
-            resizable: Any = model
-            resizable.set_input_size(img_size=image_size)
+        _resize(model, image_size)
         return _assembled(model, spec, image_size=image_size)
     except (AssertionError, RuntimeError, ValueError) as err:  # what the libraries raise for sizes
         message = (
@@ -47,6 +46,14 @@ def build_backbone(spec: BackboneSpec, *, image_size: int | None = None, seed: i
             f"Use its own size, {facts.input.size}, or another backbone"
         )
         raise SpecError([Fault("image_size", message)]) from err
+
+
+def _resize(model: Any, image_size: int) -> None:
+    """Resamples position embeddings and the like; a convolutional network has nothing to do."""
+    if hasattr(model, "set_input_size"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of torch about timm's interpolation
+            model.set_input_size(img_size=image_size)
 
 
 def _assembled(model: nn.Module, spec: BackboneSpec, *, image_size: int) -> Backbone:

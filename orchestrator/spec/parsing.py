@@ -8,13 +8,14 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.errors import Fault, SpecError, listing, nearest
+from orchestrator.errors import Fault, SpecError, listing, nearest, shown
 from orchestrator.spec.block_parsing import common_parameters, parse_block
 from orchestrator.spec.data import DataSpec
-from orchestrator.spec.fault_messages import as_faults
+from orchestrator.spec.fault_messages import as_faults, validated
+from orchestrator.spec.locations import absolute
 from orchestrator.spec.parts import ObjectiveSpec, TaskKind
 from orchestrator.spec.reading import read_spec_file, with_overrides
-from orchestrator.spec.search_space import Block, Range
+from orchestrator.spec.search_space import Block, Range, is_number
 from orchestrator.spec.strategy import USUAL_RANGES
 from orchestrator.spec.sweep import (
     BudgetSpec,
@@ -64,7 +65,8 @@ def parse_sweep(raw: Any, *, base: Path, source: str = "") -> SweepSpec:
         SpecError: With all faults at once.
     """
     if not isinstance(raw, Mapping):
-        raise SpecError(f"{source or 'the spec'} is {type(raw).__name__}, not keys and values")
+        what = "empty" if raw is None else shown(raw)
+        raise SpecError(f"{source or 'the spec'} is {what}. Expected keys: {listing(ALL_KEYS)}")
     faults = [
         Fault(str(key), f"unknown key. Allowed: {listing(ALL_KEYS)}.{nearest(key, ALL_KEYS)}")
         for key in raw
@@ -98,7 +100,7 @@ def notes_on(spec: SweepSpec) -> list[str]:
             dim = block.dimensions.get(name)
             if dim is None:
                 continue
-            outside = [v for v in dim.extremes if isinstance(v, int | float) and not low <= v <= high]
+            outside = [v for v in dim.extremes if is_number(v) and not low <= v <= high]
             if outside:
                 usual = f"{low:g}" if low == high else f"{low:g}–{high:g}"
                 notes.append(
@@ -116,23 +118,23 @@ def _sections(raw: Mapping[str, Any], base: Path, faults: list[Fault]) -> dict[s
         value = objective_from(raw[key]) if key == "objective" else raw[key]
         if not isinstance(value, Mapping):
             fields = listing(model.model_fields)
-            faults.append(Fault(key, f"{value!r} is no section. Expected keys: {fields}"))
+            faults.append(Fault(key, f"{shown(value)} is no section. Expected keys: {fields}"))
             continue
         if key == "data":
-            value = _absolute_data(value, base)
-        try:
-            sections[key] = model.model_validate(value)
-        except ValidationError as err:
-            faults.extend(as_faults(err, model, prefix=key))
+            value = _absolute_data(value, base, faults)
+        section = validated(model, value, prefix=key, faults=faults)
+        if section is not None:
+            sections[key] = section
     return sections
 
 
 def _blocks(
     raw: Mapping[str, Any], base: Path, faults: list[Fault]
-) -> tuple[tuple[Block, ...], int]:
-    defaults = raw.get("defaults") or {}
+) -> tuple[tuple[Block, ...], Any]:
+    """The blocks that could be read, and the seed of the search as it was written."""
+    defaults = {} if raw.get("defaults") is None else raw["defaults"]
     if not isinstance(defaults, Mapping):
-        faults.append(Fault("defaults", f"{defaults!r} is no section of parameter: value"))
+        faults.append(Fault("defaults", f"{shown(defaults)} is no section of parameter: value"))
         defaults = {}
     allowed = common_parameters()
     faults += [
@@ -144,14 +146,16 @@ def _blocks(
     if search is None:
         return (), 0
     if not isinstance(search, list) or not search:
-        faults.append(Fault("search", f"{search!r} is no list of blocks, one a strategy"))
+        faults.append(Fault("search", f"{shown(search)} is no list of blocks, one a strategy"))
         return (), 0
     blocks = [
         parse_block(item, defaults=defaults, key=f"search[{n}]", base=base, faults=faults)
         for n, item in enumerate(search)
     ]
     seed = defaults.get("seed", 0)
-    return tuple(b for b in blocks if b is not None), seed if isinstance(seed, int) else 0
+    if isinstance(seed, list | Mapping):
+        seed = 0  # each trial has its own then, and the search starts from 0
+    return tuple(b for b in blocks if b is not None), seed
 
 
 def _whole(
@@ -159,23 +163,33 @@ def _whole(
     base: Path,
     sections: dict[str, Any],
     blocks: tuple[Block, ...],
-    seed: int,
+    seed: Any,
     faults: list[Fault],
 ) -> SweepSpec | None:
-    storage = str(raw.get("storage") or "runs")
     content = {
         **{k: raw[k] for k in ("name", "task") if raw.get(k) is not None},
         **sections,
         "search": blocks,
         "seed": seed,
-        "storage": absolute(storage, base),
+        "storage": _storage(raw.get("storage"), base, faults),
     }
-    known = {f.key for f in faults}
+    known = {f.key for f in faults} | set(SECTIONS)
     try:
         return SweepSpec.model_validate(content)
     except ValidationError as err:
-        faults.extend(f for f in as_faults(err, SweepSpec, prefix="") if f.key not in known)
+        told = as_faults(err, SweepSpec, prefix="")
+        told = [Fault("defaults.seed", f.message) if f.key == "seed" else f for f in told]
+        faults.extend(f for f in told if f.key not in known)
         return None
+
+
+def _storage(raw: Any, base: Path, faults: list[Fault]) -> str:
+    if raw is None:
+        return absolute("runs", base)
+    if not isinstance(raw, str) or not raw.strip():
+        faults.append(Fault("storage", f"{shown(raw)} is no folder. Use a path, e.g. runs"))
+        return ""
+    return _located(raw, base, "storage", faults)
 
 
 def _cross_faults(spec: SweepSpec) -> list[Fault]:
@@ -198,17 +212,19 @@ def _cross_faults(spec: SweepSpec) -> list[Fault]:
     return faults
 
 
-def _absolute_data(value: Mapping[str, Any], base: Path) -> dict[str, Any]:
+def _absolute_data(value: Mapping[str, Any], base: Path, faults: list[Fault]) -> dict[str, Any]:
     return {
-        key: absolute(v, base)
+        key: _located(v, base, f"data.{key}", faults)
         if key in ("train", "validation", "test") and isinstance(v, str)
         else v
         for key, v in value.items()
     }
 
 
-def absolute(location: str, base: Path) -> str:
-    """A local path made absolute; URIs and `hub:owner/name` ids stay as they are."""
-    if "://" in location or location.startswith("hub:"):
+def _located(location: str, base: Path, key: str, faults: list[Fault]) -> str:
+    """`location` made absolute, or as it was with what is wrong added to `faults`."""
+    try:
+        return absolute(location, base)
+    except SpecError as err:
+        faults.append(Fault(key, str(err)))
         return location
-    return str((base / Path(location).expanduser()).resolve())

@@ -24,7 +24,7 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars (`no` is text, `1e-4` a number), no aliases, tags or repeated keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event = yaml.SafeLoader.peek_event(self)
         line = event.start_mark.line + 1
         if isinstance(event, yaml.events.AliasEvent):
             raise _Refused(f"line {line}: aliases (*name) are not read. Repeat the value")
@@ -76,7 +76,7 @@ def read_yaml(text: str, *, source: str = "spec") -> Any:
         SpecError: The text is not YAML, or uses aliases, tags or repeated keys.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except _Refused as err:
         raise SpecError(f"{source}, {err}") from err
     except RecursionError as err:

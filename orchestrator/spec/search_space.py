@@ -36,8 +36,8 @@ class Choice(Frozen):
         """`wish` if it is a member, else the closest number, else the first value."""
         if wish in self.values:
             return wish
-        numbers = [v for v in self.values if _is_number(v)]
-        if _is_number(wish) and len(numbers) == len(self.values):
+        numbers = [v for v in self.values if is_number(v)]
+        if is_number(wish) and len(numbers) == len(self.values):
             return min(numbers, key=lambda v: abs(v - wish))
         return self.values[0]
 
@@ -56,7 +56,7 @@ class Range(Frozen):
 
     def clamp(self, wish: Any) -> Any:
         """The member closest to `wish`; without a wish the middle of the range."""
-        if not _is_number(wish):
+        if not is_number(wish):
             middle = (self.low * self.high) ** 0.5 if self.kind == "log" else None
             wish = (self.low + self.high) / 2 if middle is None else middle
         value = min(max(wish, self.low), self.high)
@@ -85,9 +85,7 @@ class Block(Frozen):
     @property
     def searched(self) -> dict[str, Choice | Range]:
         """The dimensions that leave something to search."""
-        return {
-            name: dim for name, dim in self.dimensions.items() if not isinstance(dim, Constant)
-        }
+        return {name: dim for name, dim in self.dimensions.items() if not isinstance(dim, Constant)}
 
     def vetted(self) -> dict[str, Any]:
         """The block's trial 0: the vetted default of every dimension, clamped to its range."""
@@ -98,5 +96,6 @@ class Block(Frozen):
         }
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number; booleans are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)

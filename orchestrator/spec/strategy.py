@@ -134,9 +134,21 @@ class FineTuning(StrategyParams):
     label_smoothing: Fraction = Field(0.1, description="share of the target spread over classes")
     augment: Augment = Field("standard", description="transforms of training images")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_replaces_the_other(cls, data: object) -> object:
+        """The one that is given clears the other's default, in what is stored too."""
+        if not isinstance(data, dict):
+            return data
+        if data.get("thirds") and "stage_decay" not in data:
+            return {**data, "stage_decay": None}
+        if data.get("stage_decay") and "thirds" not in data:
+            return {**data, "thirds": None}
+        return data
+
     @model_validator(mode="after")
     def _one_discrimination(self) -> FineTuning:
-        if self.stage_decay is not None and "thirds" in self.model_fields_set and self.thirds:
+        if self.stage_decay is not None and self.thirds is not None:
             raise ValueError("stage_decay and thirds both set the rates of earlier stages. Use one")
         return self
 
@@ -165,13 +177,6 @@ class Partial(FineTuning):
     )
     epochs: Epochs = Field(15, description="epochs after the warm-up")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _thirds_replace_decay(cls, data: object) -> object:
-        if isinstance(data, dict) and data.get("thirds") and "stage_decay" not in data:
-            return {**data, "stage_decay": None}
-        return data
-
 
 class Full(FineTuning):
     """C: a head warm-up, then everything, early stages slowest."""
@@ -199,9 +204,7 @@ class Scratch(StrategyParams):
     augment: Augment = Field("standard", description="transforms of training images")
 
 
-Strategy = Annotated[
-    FeatureExtraction | Partial | Full | Scratch, Field(discriminator="strategy")
-]
+Strategy = Annotated[FeatureExtraction | Partial | Full | Scratch, Field(discriminator="strategy")]
 
 STRATEGIES: dict[str, type[StrategyParams]] = {
     "feature-extraction": FeatureExtraction,

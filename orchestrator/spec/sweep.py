@@ -12,7 +12,7 @@ from orchestrator.spec.frozen import Frozen, digest_of
 from orchestrator.spec.parts import LOWER_IS_BETTER, ObjectiveSpec, TaskKind
 from orchestrator.spec.search_space import Block
 
-NAME_RULE = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
+NAME_RULE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class BudgetSpec(Frozen):
@@ -73,7 +73,7 @@ class SweepSpec(Frozen):
     task: TaskKind
     data: DataSpec
     search: tuple[Block, ...]
-    seed: int = 0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
     budget: BudgetSpec = BudgetSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
     tuner: TunerSpec = TunerSpec()
@@ -84,7 +84,7 @@ class SweepSpec(Frozen):
     @field_validator("name")
     @classmethod
     def _name_is_a_folder(cls, name: str) -> str:
-        if not NAME_RULE.match(name):
+        if not NAME_RULE.fullmatch(name):
             raise ValueError(
                 "a name is 1–64 of a–z, 0–9, '.', '_', '-', and starts with a letter or digit"
             )
@@ -109,5 +109,7 @@ class SweepSpec(Frozen):
 def objective_from(raw: Any) -> Any:
     """`mode` filled in from the metric where the user left it out."""
     if isinstance(raw, dict) and "mode" not in raw:
-        return {**raw, "mode": "min" if raw.get("metric") in LOWER_IS_BETTER else "max"}
+        metric = raw.get("metric")
+        lower = isinstance(metric, str) and metric in LOWER_IS_BETTER
+        return {**raw, "mode": "min" if lower else "max"}
     return raw

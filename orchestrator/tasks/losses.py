@@ -13,6 +13,9 @@ from orchestrator.spec.parts import TaskSpec
 from orchestrator.spec.strategy import StrategyParams
 from orchestrator.tasks.metrics import Ints
 
+# x^γ has an infinite slope at 0 for γ < 1: a certain answer would make the gradient NaN.
+_LEAST_DOUBT = 1e-7
+
 
 class Loss:
     """The loss of one experiment: cross-entropy or focal, smoothed, weighted by class.
@@ -50,7 +53,7 @@ class Loss:
         log_probs = F.log_softmax(logits, dim=1)
         terms = -smoothed * log_probs
         if self.gamma:
-            terms = terms * (1 - log_probs.exp()) ** self.gamma
+            terms = terms * (1 - log_probs.exp()).clamp(min=_LEAST_DOUBT) ** self.gamma
         if self.class_weights is not None:
             terms = terms * self.class_weights
         return terms.sum(dim=1)
@@ -61,7 +64,7 @@ class Loss:
         terms = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
         if self.gamma:
             right_prob = torch.sigmoid(logits) * targets + torch.sigmoid(-logits) * (1 - targets)
-            terms = terms * (1 - right_prob) ** self.gamma
+            terms = terms * (1 - right_prob).clamp(min=_LEAST_DOUBT) ** self.gamma
         if self.class_weights is not None:
             terms = terms * (1 + (self.class_weights - 1) * targets)
         return terms.mean(dim=1)

@@ -69,7 +69,8 @@ def reliability_bins(
 
 def confusion_matrix(predicted: Ints, truth: Ints, n_classes: int) -> npt.NDArray[np.int64]:
     """Counts [C, C]: row is the true class, column the predicted one."""
-    flat = np.bincount(truth * n_classes + predicted, minlength=n_classes * n_classes)
+    cell = truth.astype(np.int64) * n_classes + predicted
+    flat = np.bincount(cell, minlength=n_classes * n_classes)
     return flat.reshape(n_classes, n_classes)
 
 
@@ -155,7 +156,7 @@ def wilson_interval(successes: int, n: int, *, z: float = 1.96) -> tuple[float, 
     centre = p + z * z / (2 * n)
     half = z * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
     scale = 1 + z * z / n
-    return (centre - half) / scale, (centre + half) / scale
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def _f1_macro(predicted: Ints, truth: Ints) -> float:

@@ -97,7 +97,8 @@ class MultiLabel:
         return len(self.spec.labels)
 
     def probabilities(self, logits: Floats) -> Floats:
-        probs: Floats = 0.5 * (1 + np.tanh(0.5 * logits))
+        small = np.exp(-np.abs(logits))  # in (0, 1]: no overflow, and no rare label tied at 0
+        probs: Floats = np.where(logits >= 0, 1, small) / (1 + small)
         return probs
 
     def metrics(self, probs: Floats, targets: Ints) -> dict[str, float]:

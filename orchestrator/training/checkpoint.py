@@ -27,6 +27,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from orchestrator.spec.durable import file_digest, sync_file, sync_folder, write_json
 
 MANIFEST = "manifest.json"
+FILES = {
+    "weights.safetensors",
+    "optimizer.safetensors",
+    "validation.safetensors",
+    "state.json",
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,9 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     """The checkpoint in `folder`, or None when it is missing, incomplete or damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        intact = all(file_digest(folder / name) == digest for name, digest in manifest.items())
+        intact = manifest.keys() == FILES and all(
+            file_digest(folder / name) == digest for name, digest in manifest.items()
+        )
     except (OSError, ValueError, AttributeError):
         return None
     if not intact:
@@ -109,10 +117,16 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def newest_checkpoint(root: Path) -> Checkpoint | None:
-    """The newest intact checkpoint below `root`; damaged ones are passed over."""
+    """The newest intact checkpoint below `root` whose best epoch is intact as well, if any.
+
+    Damaged ones are passed over: a trial can repeat epochs, but not end without its best one.
+    """
     for folder in sorted(root.glob("epoch-*"), reverse=True):
         checkpoint = read_checkpoint(folder)
-        if checkpoint is not None:
+        if checkpoint is None:
+            continue
+        best = root / folder_name(checkpoint.state["best_epoch"])
+        if best == folder or read_checkpoint(best) is not None:
             return checkpoint
     return None
 
@@ -125,9 +139,7 @@ def keep_only(root: Path, epochs: set[int]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def restore_optimizer(
-    checkpoint: Checkpoint, optimizer: Optimizer, schedule: LRScheduler
-) -> None:
+def restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer, schedule: LRScheduler) -> None:
     """Put the moments, rates and position of the schedule back where they were."""
     groups = optimizer.state_dict()["param_groups"]
     options = checkpoint.state["optimizer_groups"]

@@ -26,7 +26,7 @@ def mixed(
         epoch: Counted from 1.
         step: The batch's number in its epoch.
     """
-    if phase.mixup == 0 and phase.cutmix == 0 or len(images) < 2:
+    if (phase.mixup == 0 and phase.cutmix == 0) or len(images) < 2:
         return images, targets
     rng = np.random.default_rng([seed, epoch, step])
     use_cutmix = phase.cutmix > 0 and (phase.mixup == 0 or rng.random() < 0.5)

@@ -43,13 +43,15 @@ def build_optimizer(phase: Phase, groups: tuple[ParamGroup, ...]) -> Optimizer:
 def build_schedule(phase: Phase, optimizer: Optimizer, *, steps_per_epoch: int) -> LRScheduler:
     """The course of all groups' rates over the phase's steps, each from its own base rate."""
     steps = max(1, phase.epochs * steps_per_epoch)
+    # A deep backbone's early stages can begin below LOWEST_LR: a floor must not lift them.
+    lowest = min(LOWEST_LR, *(group["lr"] for group in optimizer.param_groups))
     match phase.schedule:
         case "constant":
             return ConstantLR(optimizer, factor=1.0, total_iters=1)
         case "step":
             return StepLR(optimizer, step_size=max(1, -(-steps // 3)), gamma=0.1)
         case "cosine":
-            return CosineAnnealingLR(optimizer, T_max=steps, eta_min=LOWEST_LR)
+            return CosineAnnealingLR(optimizer, T_max=steps, eta_min=lowest)
         case "onecycle":
             peaks = [group["lr"] for group in optimizer.param_groups]
             return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps + 1)
@@ -59,7 +61,7 @@ def build_schedule(phase: Phase, optimizer: Optimizer, *, steps_per_epoch: int) 
                 optimizer,
                 [
                     LinearLR(optimizer, start_factor=1 / (rise + 1), total_iters=rise),
-                    CosineAnnealingLR(optimizer, T_max=max(1, steps - rise), eta_min=LOWEST_LR),
+                    CosineAnnealingLR(optimizer, T_max=max(1, steps - rise), eta_min=lowest),
                 ],
                 milestones=[rise],
             )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from orchestrator.errors import DivergedError
+from orchestrator.models.backbone import batch_norms
 from orchestrator.models.freezing import assert_frozen
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import PhaseRow
@@ -49,14 +50,14 @@ class PhaseRun:
         self._steps_per_epoch = -(
             -len(io.examples.indices("train")) // experiment.strategy.batch_size
         )
-        self.schedule = build_schedule(
-            phase, self.optimizer, steps_per_epoch=self._steps_per_epoch
-        )
+        self.schedule = build_schedule(phase, self.optimizer, steps_per_epoch=self._steps_per_epoch)
         self._source = build_source(experiment, phase, io, workers)
         self._module: nn.Module = network.head if phase.from_features else network
-        self._wrapped = workers.wrap(self._module)
+        # Pooling every stage bypasses the layers that some backbones have behind the last one.
+        bypasses = experiment.strategy.pooling == "multi-scale" and not phase.from_features
+        self._wrapped = workers.wrap(self._module, some_unused=bypasses)
         self._precision = resolve_precision(experiment.strategy.precision, io.device)
-        self._scaler = torch.amp.GradScaler(enabled=self._precision == "fp16")
+        self.scaler = torch.amp.GradScaler(enabled=self._precision == "fp16")
 
     def row(self) -> PhaseRow:
         """The phase as a Record shows it."""
@@ -70,8 +71,9 @@ class PhaseRun:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put optimiser and schedule back to where the checkpoint left them."""
+        """Put optimiser, schedule and loss scale back to where the checkpoint left them."""
         restore_optimizer(checkpoint, self.optimizer, self.schedule)
+        self.scaler.load_state_dict(checkpoint.state.get("scaler", {}))
 
     def train(self, epoch: int, n_epochs: int) -> tuple[float, int]:
         """One epoch of training.
@@ -84,9 +86,10 @@ class PhaseRun:
             Mean loss and number of examples, over all workers.
 
         Raises:
-            DivergedError: On every worker alike, when the loss is no number.
+            DivergedError: On every worker alike, when the loss or a weight is no number.
         """
-        torch.manual_seed((self._experiment.strategy.seed << 20) + epoch)
+        # Each worker drops other units; rank 0 draws what a single worker does.
+        torch.manual_seed((self._io.rank << 52) + (self._experiment.strategy.seed << 20) + epoch)
         self._network.train()
         total = torch.zeros(1, device=self._io.device, dtype=torch.float64)
         seen = 0
@@ -98,9 +101,12 @@ class PhaseRun:
             if self._io.rank == 0:
                 self._io.on_step(step, self._steps_per_epoch, epoch, n_epochs)
         assert_frozen(self._network.backbone)
-        if self.phase.batch_norm == "adapt" and self.phase.stage_lrs:
-            self._workers.average_buffers(self._network.backbone)
-        return self._finite_mean(total, seen, epoch, self._steps_per_epoch), seen
+        for norm in batch_norms(self._network.backbone):
+            if norm.training:
+                self._workers.average_buffers(norm)
+        mean = self._finite_mean(total, seen, epoch, self._steps_per_epoch)
+        self._check_weights(epoch)
+        return mean, seen
 
     def validation_logits(self) -> Tensor:
         """Outputs for this worker's share of the validation examples: float32 [n, C]."""
@@ -116,19 +122,30 @@ class PhaseRun:
         summed = torch.zeros(1, device=self._io.device, dtype=torch.float64)
         for inputs, targets, sync in self._parts(batch):
             with sync, autocast(self._precision, self._io.device):
-                loss = self.loss(self._wrapped(inputs), targets).sum() * batch.weight
+                loss = self.loss(self._outputs(inputs), targets).sum() * batch.weight
                 # DistributedDataParallel divides by the workers; the batch's mean must not.
                 scaled = loss * self._workers.world_size / batch.n_global
-                self._scaler.scale(scaled).backward()
+                self.scaler.scale(scaled).backward()
             summed += loss.detach()
         if self.phase.clip_norm > 0:
-            self._scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.groups for p in group.parameters]
             torch.nn.utils.clip_grad_norm_(parameters, self.phase.clip_norm)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.schedule.step()
         return summed
+
+    def _outputs(self, inputs: Tensor) -> Tensor:
+        """Outputs for training; a lone example has no statistics, so the running ones serve it."""
+        norms = [norm for norm in batch_norms(self._network.backbone) if norm.training]
+        lone = norms if len(inputs) == 1 else []
+        for norm in lone:
+            norm.eval()
+        outputs: Tensor = self._wrapped(inputs)
+        for norm in lone:
+            norm.train()
+        return outputs
 
     def _parts(
         self, batch: Batch
@@ -141,6 +158,15 @@ class PhaseRun:
             local = number < n_parts and self._workers.world_size > 1
             wrapped = cast(DistributedDataParallel, self._wrapped)
             yield *pair, (wrapped.no_sync() if local else nullcontext())
+
+    def _check_weights(self, epoch: int) -> None:
+        """Outputs can be finite though weights are not: the head clamps what it reads."""
+        weights = [p for group in self.groups for p in group.parameters]
+        if not all(bool(weight.isfinite().all()) for weight in weights):
+            raise DivergedError(
+                f"weights became infinite in epoch {epoch} ({self.phase.name}). Lower the rates, "
+                "or set clip_norm: 1.0"
+            )
 
     def _finite_mean(self, total: Tensor, seen: int, epoch: int, step: int) -> float:
         mean = float(self._workers.total(total.clone()).item()) / max(1, seen)

@@ -76,7 +76,7 @@ def compile_phases(strategy: Strategy, n_stages: int) -> tuple[Phase, ...]:
 
 
 def _warm_up(strategy: FineTuning) -> tuple[Phase, ...]:
-    """Head only, on the features as they are: AdamW under OneCycle, as the two-phase rule has it."""
+    """Head only, on the features as they are: AdamW under OneCycle (the two-phase rule)."""
     if strategy.warm_up_epochs == 0:
         return ()
     return (

@@ -87,9 +87,7 @@ class FeatureSource:
 class ImageSource:
     """Images, decoded ahead of the consumer and augmented by (seed, epoch, example)."""
 
-    def __init__(
-        self, experiment: Experiment, phase: Phase, io: TrialIO, workers: Workers
-    ) -> None:
+    def __init__(self, experiment: Experiment, phase: Phase, io: TrialIO, workers: Workers) -> None:
         self._experiment, self._phase, self._io, self._workers = experiment, phase, io, workers
         self._targets = io.examples.targets()
 
@@ -131,14 +129,10 @@ class ImageSource:
         images = torch.from_numpy(normalized(pixels, self._experiment.input))
         if self._io.device.type == "cuda":
             images = images.pin_memory()
-        return images.to(
-            self._io.device, memory_format=torch.channels_last, non_blocking=True
-        )
+        return images.to(self._io.device, memory_format=torch.channels_last, non_blocking=True)
 
 
-def build_source(
-    experiment: Experiment, phase: Phase, io: TrialIO, workers: Workers
-) -> Source:
+def build_source(experiment: Experiment, phase: Phase, io: TrialIO, workers: Workers) -> Source:
     """Features where the phase lets them be read, images elsewhere."""
     if phase.from_features:
         return FeatureSource(experiment, io, workers)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orchestrator.errors import DivergedError
+from orchestrator.errors import DivergedError, IntegrityError
 from orchestrator.models.head import build_head
 from orchestrator.models.placing import placed
 from orchestrator.spec.experiment import Experiment
@@ -96,9 +96,7 @@ class _Trial:
         self.network = build_network(experiment, io)
         self.phases = compile_phases(experiment.strategy, self.network.backbone.n_stages)
         self.targets = io.examples.targets()
-        self.loss = Loss(
-            experiment.task, experiment.strategy, class_weights=self._class_weights()
-        )
+        self.loss = Loss(experiment.task, experiment.strategy, class_weights=self._class_weights())
         self.result = TrialResult()
         self.started_s = time.monotonic()
 
@@ -188,7 +186,7 @@ class _Trial:
             optimizer=run.optimizer,
             schedule=run.schedule,
             validation={"probs": probs},
-            state=self._state(),
+            state={**self._state(), "scaler": run.scaler.state_dict()},
         )
         keep_only(root, {epoch, self.result.best_epoch or epoch})
 
@@ -216,7 +214,11 @@ class _Trial:
         name = folder_name(best) if best is not None else None
         if name is not None:
             checkpoint = read_checkpoint(self.io.checkpoints / name)
-            assert checkpoint is not None, f"the checkpoint of the best epoch {best} is gone"
+            if checkpoint is None:
+                raise IntegrityError(
+                    f"the checkpoint {self.io.checkpoints / name} of the best epoch is missing or "
+                    "damaged. Run the trial again and it is computed again"
+                )
             load_trained(self.network, checkpoint)
             self.workers.barrier()
             if self.io.rank == 0:

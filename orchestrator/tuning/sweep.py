@@ -198,6 +198,7 @@ class _Run:
         status: SweepStatus = "interrupted"
         tracker = Tracker(self.spec, self.folder, self.progress)
         try:
+            tracker.start(self.before.values())
             with joined_cluster(address) as cluster:
                 self._search(cluster, tracker)
                 status = self._status()

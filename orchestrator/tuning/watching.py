@@ -37,6 +37,7 @@ class SweepWatcher(tune.Callback):
         self._metric = metric
         self._on_record = on_record
         self._names: dict[str, str] = {}
+        self._running: set[str] = set()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True, name="sweep-watcher")
         self.failed = 0
@@ -61,6 +62,7 @@ class SweepWatcher(tune.Callback):
         ours = trial.config["trial"]
         start = self._folder.trial(ours).start()
         strategy = start.experiment.strategy.strategy
+        self._running.add(ours)
         self._names[ours] = f"{ours} {strategy} {start.experiment.backbone.name}"
         values = ", ".join(
             f"{k}={_short(v)}" for k, v in start.searched.items() if k != "backbone"
@@ -109,6 +111,7 @@ class SweepWatcher(tune.Callback):
             f"end {self._names.get(record.trial, record.trial)}: {record.status}{reason}, {value}, "
             f"{record.seconds:.0f} s, {record.peak_memory_bytes / 2**20:.0f} MiB"
         )
+        self._running.discard(record.trial)
         self._on_record(record)
 
     def _listen(self) -> None:
@@ -123,8 +126,8 @@ class SweepWatcher(tune.Callback):
             for trial, text in phases:
                 self._progress.say(f"  {self._names.get(trial, trial)}: {text}")
             if rounds % POSITIONS_EVERY == 0:
-                for trial, text in positions.items():
-                    self._progress.say(f"  {self._names.get(trial, trial)}: {text}")
+                for trial in [name for name in list(self._running) if name in positions]:
+                    self._progress.say(f"  {self._names[trial]}: {positions[trial]}")
 
 
 def _short(value: Any) -> str:

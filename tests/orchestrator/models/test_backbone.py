@@ -15,7 +15,7 @@ from orchestrator.models.library_model import library_model, split_model
 from orchestrator.spec.backbone_table import LISTED, facts_for
 from orchestrator.spec.parts import BackboneSpec
 
-SIZE = 64
+SIZE = 48
 
 # Small ones of families that are not listed, each with something of its own: channels last,
 # rotary embedding, class attention, grouped stages.

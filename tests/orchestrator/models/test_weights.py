@@ -122,7 +122,7 @@ def test_a_file_that_needs_pickle_is_refused_and_not_run(tmp_path: Path) -> None
         built(path)
 
     witness = tmp_path / "ran"
-    path.write_bytes(pickle.dumps(_Writes(str(witness))))
+    path.write_bytes(pickle.dumps(_Writes(str(witness)), protocol=2))
     with pytest.raises(WeightsError, match=r"model\.pth"):
         built(path)
     assert not witness.exists()

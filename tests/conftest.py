@@ -1,0 +1,79 @@
+"""What tests of several layers share: small pictures on disk, and one Ray cluster a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from orchestrator.runtime.cluster import Cluster, joined_cluster
+
+COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
+BACKBONE = {"name": "mobilenetv3_small_050", "weights": "none"}
+
+
+def write_tree(root: Path, n: int, *, seed: int) -> Path:
+    """`n` noisy pictures of 32 px for each of three colours, one folder a colour."""
+    rng = np.random.default_rng(seed)
+    for label, colour in COLOURS.items():
+        folder = root / label
+        folder.mkdir(parents=True)
+        for i in range(n):
+            noise = rng.normal(0, 40, (32, 32, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `train` and `test`, 24 and 8 pictures a class."""
+    root = tmp_path_factory.mktemp("colours")
+    write_tree(root / "train", 24, seed=0)
+    write_tree(root / "test", 8, seed=1)
+    return root
+
+
+@pytest.fixture
+def raw_spec(colours: Path, tmp_path: Path) -> Callable[..., dict[str, object]]:
+    """A small sweep's spec as plain data, with any key replaced."""
+
+    def make(**changes: object) -> dict[str, object]:
+        return {
+            "name": "colours",
+            "task": "image-classification",
+            "data": {"train": str(colours / "train"), "test": str(colours / "test")},
+            "defaults": {"image_size": 32, "crop_fraction": 1.0, "epochs": 2, "batch_size": 16},
+            "search": [
+                {
+                    "strategy": "feature-extraction",
+                    "backbone": BACKBONE,
+                    "head_lr": {"log": [1e-3, 1e-2]},
+                },
+                {
+                    "strategy": "partial",
+                    "backbone": BACKBONE,
+                    "unfreeze": [1, 2],
+                    "warm_up_epochs": 1,
+                    "augment": "none",
+                },
+            ],
+            "budget": {"trials": 4},
+            "objective": {"metric": "accuracy"},
+            "storage": str(tmp_path / "runs"),
+            **changes,
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One local Ray cluster for the whole run, with more logical CPUs than the machine has."""
+    os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
+    with joined_cluster(cpus=4) as joined:
+        yield joined

@@ -1,0 +1,104 @@
+"""`kill -9` and Ctrl-C of the driver in mid-sweep, then the same command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.ray
+
+RawSpec = Callable[..., dict[str, object]]
+PATIENCE_S = 240
+
+
+@pytest.fixture
+def spec_file(raw_spec: RawSpec, tmp_path: Path) -> Path:
+    """A sweep of slow enough trials: six epochs on images, after one on features."""
+    search: list[Any] = raw_spec()["search"]  # type: ignore[assignment]
+    slow = {**search[1], "unfreeze": [1, 2], "epochs": 6, "augment": "light", "batch_size": 2}
+    path = tmp_path / "sweep.yaml"
+    raw = raw_spec(search=[slow], budget={"trials": 3}, tuner={"scheduler": "none"})
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def started(spec_file: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs", "sweep", str(spec_file), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        start_new_session=True,
+    )
+
+
+def checkpoints(runs: Path) -> set[Path]:
+    return set(runs.glob("*/trials/*/checkpoints/epoch-*/manifest.json"))
+
+
+def wait_for_new_checkpoint(process: subprocess.Popen[str], runs: Path) -> None:
+    """Until a trial has written a checkpoint that was not there before."""
+    before, deadline_s = checkpoints(runs), time.monotonic() + PATIENCE_S
+    while not checkpoints(runs) - before:
+        assert process.poll() is None, "the sweep ended before it could be stopped"
+        assert time.monotonic() < deadline_s, "no trial made progress"
+        time.sleep(0.05)
+
+
+def ended(runs: Path) -> dict[str, bytes]:
+    return {
+        path.parent.name: path.read_bytes() for path in runs.glob("*/trials/*/record.json")
+    }
+
+
+@pytest.mark.timeout(900)
+def test_killed_twice_the_same_command_finishes_and_repeats_nothing(
+    spec_file: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    kept: dict[str, bytes] = {}
+    for _ in range(2):
+        process = started(spec_file)
+        wait_for_new_checkpoint(process, runs)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        kept |= ended(runs)
+    process = started(spec_file)
+    output, _ = process.communicate(timeout=PATIENCE_S * 2)
+    assert process.returncode == 0
+    document = json.loads(output)
+    assert document["status"] == "finished"
+    assert document["trials"] == {"ended": 3, "failed": 0, "reused": document["trials"]["reused"]}
+    records = ended(runs)
+    assert len(records) == 3
+    assert {name: records[name] for name in kept} == kept
+    for content in records.values():
+        rows = json.loads(content)["epochs"]
+        assert [row["epoch"] for row in rows] == list(range(1, 8))
+    assert max(json.loads(content)["attempts"] for content in records.values()) >= 2
+
+
+@pytest.mark.timeout(900)
+def test_ctrl_c_ends_with_130_keeps_what_ended_and_continues(
+    spec_file: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    process = started(spec_file)
+    wait_for_new_checkpoint(process, runs)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert json.loads(output)["status"] == "interrupted"
+    process = started(spec_file)
+    output, _ = process.communicate(timeout=PATIENCE_S * 2)
+    assert process.returncode == 0
+    assert json.loads(output)["trials"]["ended"] == 3

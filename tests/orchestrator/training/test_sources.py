@@ -1,0 +1,123 @@
+"""What a phase trains on: every example once an epoch, in views that only the seed decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator.data.batches import epoch_batches
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.strategy import FeatureExtraction, Strategy
+from orchestrator.training.phases import compile_phases
+from orchestrator.training.sources import Batch, FeatureSource, ImageSource, build_source
+from orchestrator.training.workers import Workers
+from tests.orchestrator.training.small_trials import CPU, MakeIO, MemoryIO, experiment_of
+
+ALONE = Workers(rank=0, world_size=1, device=CPU)
+
+
+def batches_of(experiment: Experiment, io: MemoryIO, epoch: int, workers: Workers) -> list[Batch]:
+    (phase,) = compile_phases(experiment.strategy, 6)
+    return list(build_source(experiment, phase, io, workers).training(epoch))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kind"),
+    [
+        (FeatureExtraction(), FeatureSource),
+        (FeatureExtraction(augment="light"), ImageSource),
+        (FeatureExtraction(mixup=0.1), ImageSource),
+    ],
+)
+def test_features_are_read_where_images_would_say_the_same(
+    make_io: MakeIO, strategy: Strategy, kind: type
+) -> None:
+    experiment = experiment_of(strategy, make_io.examples)
+    (phase,) = compile_phases(strategy, 6)
+    assert type(build_source(experiment, phase, make_io(experiment), ALONE)) is kind
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_the_workers_shares_are_each_batch_once(make_io: MakeIO, world_size: int) -> None:
+    experiment = experiment_of(FeatureExtraction(batch_size=4, seed=3), make_io.examples)
+    io = make_io(experiment)
+    shares = [
+        batches_of(experiment, io, 2, Workers(rank=rank, world_size=world_size, device=CPU))
+        for rank in range(world_size)
+    ]
+    expected = epoch_batches(io.examples.indices("train"), batch_size=4, seed=3, epoch=2)
+    for step, rows in enumerate(expected):
+        parts = [share[step] for share in shares]
+        assert {part.n_global for part in parts} == {len(rows)}
+        counted = [part.inputs for part in parts if part.weight == 1.0]
+        assert all(len(part.inputs) == 1 for part in parts if part.weight == 0.0)
+        found = torch.cat(counted).numpy()
+        wanted = io.features(rows)
+        assert sorted(map(bytes, found)) == sorted(map(bytes, wanted))
+
+
+def test_each_epoch_has_every_example_once_in_another_order(make_io: MakeIO) -> None:
+    experiment = experiment_of(FeatureExtraction(batch_size=4), make_io.examples)
+    io = make_io(experiment)
+    wanted = sorted(map(bytes, io.features(io.examples.indices("train"))))
+    orders = []
+    for epoch in (1, 2):
+        rows = torch.cat([b.inputs for b in batches_of(experiment, io, epoch, ALONE)]).numpy()
+        assert sorted(map(bytes, rows)) == wanted
+        orders.append(rows)
+    assert not np.array_equal(*orders)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_stored_view_is_drawn_by_seed_epoch_and_example_only(
+    make_io: MakeIO, world_size: int
+) -> None:
+    """Neither the batch size nor the number of workers changes which view an example has."""
+
+    def views(seed: int, epoch: int, batch_size: int, world_size: int) -> dict[int, int]:
+        experiment = experiment_of(
+            FeatureExtraction(views=4, seed=seed, batch_size=batch_size), make_io.examples
+        )
+        io = make_io(experiment)
+        rows = io.examples.indices("train")
+        owner = {
+            bytes(features): (int(row), view)
+            for view in range(4)
+            for row, features in zip(rows, io.features(rows, view), strict=True)
+        }
+        found = {}
+        for rank in range(world_size):
+            workers = Workers(rank=rank, world_size=world_size, device=CPU)
+            for batch in batches_of(experiment, io, epoch, workers):
+                if batch.weight:
+                    found.update(owner[bytes(features)] for features in batch.inputs.numpy())
+        return found
+
+    first = views(1, 2, 4, 1)
+    assert len(first) == 13
+    assert len(set(first.values())) > 1
+    assert views(1, 2, 5, world_size) == first
+    assert views(1, 3, 4, world_size) != first
+    assert views(2, 2, 4, world_size) != first
+
+
+def test_validation_is_the_examples_themselves_in_order(make_io: MakeIO) -> None:
+    experiment = experiment_of(FeatureExtraction(views=4), make_io.examples)
+    io = make_io(experiment)
+    (phase,) = compile_phases(experiment.strategy, 6)
+    found = torch.cat(list(build_source(experiment, phase, io, ALONE).validation())).numpy()
+    assert np.array_equal(found, io.features(io.examples.indices("validation")))
+
+
+def test_stored_features_are_what_the_images_give(make_io: MakeIO) -> None:
+    experiment = experiment_of(FeatureExtraction(batch_size=4), make_io.examples)
+    io = make_io(experiment)
+    (phase,) = compile_phases(experiment.strategy, 6)
+    images = ImageSource(experiment, phase, io, ALONE)
+    stored = FeatureSource(experiment, io, ALONE)
+    with torch.inference_mode():
+        for seen, read in zip(images.training(1), stored.training(1), strict=True):
+            features = io.used.features(seen.inputs)
+            torch.testing.assert_close(features, read.inputs, rtol=1e-4, atol=1e-5)
+            assert torch.equal(seen.targets, read.targets)

@@ -1,0 +1,189 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import CapacityError, SweepLockedError
+from orchestrator.runtime.cluster import Cluster
+from orchestrator.runtime.folders import SweepFolder
+from orchestrator.spec.parsing import parse_sweep
+from orchestrator.spec.record import Record
+from orchestrator.spec.sweep import SweepSpec
+from orchestrator.tuning.sweep import SweepOutcome, prepare_sweep, run_sweep
+
+pytestmark = pytest.mark.ray
+
+RawSpec = Callable[..., dict[str, object]]
+
+
+class Lines:
+    """Keeps what a sweep says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def count(self, label: str, done: int, total: int) -> None:
+        self.said.append(f"{label} {done}/{total}")
+
+
+def spec_of(raw: dict[str, object]) -> SweepSpec:
+    return parse_sweep(raw, base=Path.cwd())
+
+
+def records(outcome: SweepOutcome) -> dict[str, Record]:
+    return SweepFolder(outcome.folder).records()
+
+
+def files_of(outcome: SweepOutcome) -> dict[str, tuple[int, bytes]]:
+    """When and what every record of a sweep was written."""
+    return {
+        path.parent.name: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in outcome.folder.glob("trials/*/record.json")
+    }
+
+
+@pytest.fixture
+def small(cluster: Cluster, raw_spec: RawSpec) -> tuple[dict[str, object], SweepOutcome]:
+    raw = raw_spec()
+    return raw, run_sweep(spec_of(raw))
+
+
+def test_a_sweep_ends_with_records_a_leaderboard_a_winner_and_its_test(
+    small: tuple[dict[str, object], SweepOutcome],
+) -> None:
+    _, outcome = small
+    found = records(outcome)
+    assert outcome.status == "finished"
+    assert (outcome.ended, outcome.failed, len(found)) == (4, 0, 4)
+    strategies = sorted(r.experiment.strategy.strategy for r in found.values())
+    assert strategies == ["feature-extraction"] * 2 + ["partial"] * 2
+    board = json.loads((outcome.folder / "leaderboard.json").read_text())
+    objectives = [row["objective"] for row in board["rows"]]
+    assert objectives == sorted(objectives, reverse=True)
+    assert outcome.best is not None
+    assert board["rows"][0]["trial"] == outcome.best.trial
+    assert sum(row["default"] for row in board["rows"]) == 2
+    assert outcome.test is not None
+    assert outcome.test["trial"] == outcome.best.trial
+    assert outcome.test["n"] == 24
+    for record in found.values():
+        trial = outcome.folder / "trials" / record.trial
+        kept = [path.name for path in (trial / "checkpoints").iterdir()]
+        assert kept == [f"epoch-{record.best_epoch:04d}"]
+        assert record.peak_memory_bytes > 0
+        assert record.placement is not None
+
+
+def test_the_same_command_again_changes_nothing_and_starts_no_trial(
+    small: tuple[dict[str, object], SweepOutcome],
+) -> None:
+    raw, first = small
+    before = files_of(first)
+    again = run_sweep(spec_of(raw))
+    assert again.folder == first.folder
+    assert again.status == "finished"
+    assert files_of(again) == before
+
+
+def test_a_larger_budget_extends_and_reruns_nothing(
+    small: tuple[dict[str, object], SweepOutcome],
+) -> None:
+    raw, first = small
+    before = files_of(first)
+    more = run_sweep(spec_of({**raw, "budget": {"trials": 6}}))
+    after = files_of(more)
+    assert more.folder == first.folder
+    assert len(after) == 6
+    assert {name: after[name] for name in before} == before
+
+
+def test_fresh_starts_another_sweep_and_the_next_command_continues_that(
+    cluster: Cluster, raw_spec: RawSpec
+) -> None:
+    spec = spec_of(raw_spec(budget={"trials": 1}))
+    first = run_sweep(spec)
+    fresh = run_sweep(spec, fresh=True)
+    assert fresh.folder.name == f"{first.folder.name}-2"
+    assert run_sweep(spec).folder == fresh.folder
+
+
+def test_features_are_computed_once_and_hit_by_the_next_sweep(
+    cluster: Cluster, raw_spec: RawSpec
+) -> None:
+    raw = raw_spec(budget={"trials": 2})
+    first, second = Lines(), Lines()
+    run_sweep(spec_of(raw), progress=first)
+    run_sweep(spec_of({**raw, "name": "another"}), progress=second)
+    assert sum("features at 32 px 72/72" in line for line in first.said) == 1
+    assert not any("features at" in line for line in second.said)
+
+
+def test_a_diverging_trial_ends_itself_and_never_the_sweep(
+    cluster: Cluster, raw_spec: RawSpec
+) -> None:
+    search: list[Any] = raw_spec()["search"]  # type: ignore[assignment]
+    wild = {**search[1], "unfreeze": 2, "backbone_lr": 10.0, "head_lr": 10.0, "epochs": 4,
+            "optimizer": "sgd", "weight_decay": 10.0}  # fmt: skip
+    outcome = run_sweep(spec_of(raw_spec(search=[search[0], wild], budget={"trials": 3})))
+    by_status = {r.experiment.strategy.strategy: r.status for r in records(outcome).values()}
+    assert by_status == {"feature-extraction": "finished", "partial": "diverged"}
+    assert outcome.status == "finished"
+    assert outcome.best is not None
+    assert outcome.best.experiment.strategy.strategy == "feature-extraction"
+
+
+def test_an_error_in_a_trial_is_its_record_and_never_ends_the_sweep(
+    cluster: Cluster, raw_spec: RawSpec
+) -> None:
+    search: list[Any] = raw_spec()["search"]  # type: ignore[assignment]
+    # Position embeddings of this size are built lazily: only the trial itself can find out.
+    too_small = {**search[1], "image_size": 8, "backbone": {"name": "resnet18", "weights": "none"},
+                 "batch_norm": "adapt", "batch_size": 1, "warm_up_epochs": 0}  # fmt: skip
+    outcome = run_sweep(spec_of(raw_spec(search=[search[0], too_small], budget={"trials": 3})))
+    failed = [r for r in records(outcome).values() if r.status == "failed"]
+    assert failed
+    assert all("ValueError" in r.reason for r in failed)
+    assert outcome.status == "finished"
+    assert outcome.best is not None
+
+
+def test_the_budget_of_minutes_stops_what_runs_and_says_so(
+    cluster: Cluster, raw_spec: RawSpec
+) -> None:
+    search: list[Any] = raw_spec()["search"]  # type: ignore[assignment]
+    endless = [{**search[0], "epochs": 5000}]
+    outcome = run_sweep(
+        spec_of(raw_spec(search=endless, budget={"trials": 50, "minutes": 0.15}))
+    )
+    found = records(outcome).values()
+    assert outcome.status == "budget"
+    assert {(r.status, r.reason) for r in found} == {("stopped", "budget")}
+    assert all(0 < len(r.epochs) < 5000 for r in found)
+
+
+def test_two_processes_cannot_run_one_sweep(cluster: Cluster, raw_spec: RawSpec) -> None:
+    spec = spec_of(raw_spec())
+    sweep = prepare_sweep(spec)
+    with sweep.folder.locked(), pytest.raises(SweepLockedError, match="being run by process"):
+        run_sweep(spec)
+
+
+def test_an_impossible_request_is_refused_with_the_arithmetic(
+    cluster: Cluster, raw_spec: RawSpec
+) -> None:
+    spec = spec_of(raw_spec(workers={"per_trial": 3, "cpus": 2}))
+    with pytest.raises(CapacityError, match=r"3 workers × 2 CPUs = 6 CPUs .* has 4 CPUs"):
+        run_sweep(spec)
+
+
+def test_tune_leaves_nothing_in_the_sweeps_folder(
+    small: tuple[dict[str, object], SweepOutcome],
+) -> None:
+    _, outcome = small
+    suffixes = {path.suffix for path in outcome.folder.rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".arrow", ".safetensors", ""}  # "" is the lock
