@@ -75,6 +75,6 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         "bundle": bundle.digest,
         "n": len(rows),
         "metrics": metrics,
-        "intervals": {"accuracy": list(interval)},
+        "wholly_right": {"n": n_correct, "interval": list(interval)},
         "per_class": task.details(probs, targets)["per_class"],
     }

@@ -37,6 +37,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     from orchestrator.bundle.reference import check_alias, check_name
     from orchestrator.bundle.registry import Registry
     from orchestrator.runtime.folders import SweepFolder
+    from orchestrator.tuning.tracking import tracking_uri
 
     check_name(args.name)
     check_alias(args.alias)
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     record = _chosen(folder, args.trial)
     terminal.say(f"bundling trial {record.trial} ({record.experiment.strategy.strategy})")
     bundle = bundle_trial(folder, record)
-    uri = args.registry or _registry_of(folder)
+    uri = args.registry or tracking_uri(folder.spec())
     terminal.say(f"verified; registering at {uri}")
     version = Registry(uri, cache=default_cache()).register(
         bundle,
@@ -98,13 +99,11 @@ def bundle_trial(folder: SweepFolder, record: Record) -> Bundle:
 
 
 def _chosen(folder: SweepFolder, trial: str | None) -> Record:
-    from orchestrator.spec.parts import ObjectiveSpec
     from orchestrator.tuning.leaderboard import is_candidate, winner_of
 
     records = folder.records()
     if trial is None:
-        objective = (folder.read("sweep.json") or {})["spec"]["objective"]
-        winner = winner_of(records, ObjectiveSpec.model_validate(objective))
+        winner = winner_of(records, folder.spec().objective)
         if winner is None:
             raise SpecError(f"{folder.root} has no trial that ended well. Nothing to promote")
         return winner
@@ -127,11 +126,3 @@ def _test_of(folder: SweepFolder, record: Record) -> dict[str, Any] | None:
         "n_examples": found["n"],
         "per_class": found["details"]["per_class"],
     }
-
-
-def _registry_of(folder: SweepFolder) -> str:
-    from orchestrator.spec.sweep import SweepSpec
-    from orchestrator.tuning.tracking import tracking_uri
-
-    spec = SweepSpec.model_validate((folder.read("sweep.json") or {})["spec"])
-    return tracking_uri(spec)

@@ -21,13 +21,14 @@ from orchestrator.spec.durable import write_durably, write_json
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.frozen import Frozen
 from orchestrator.spec.record import Record
+from orchestrator.spec.sweep import SweepSpec
 
 
 class TrialStart(Frozen):
-    """What is known of a Trial before it starts: `experiment.json`."""
+    """What is known of a Trial before it starts: `experiment.json`. `block` is a Block's digest."""
 
     experiment: Experiment
-    block: int
+    block: str
     searched: dict[str, Any]
     default: bool
     attempt: int
@@ -104,6 +105,20 @@ class SweepFolder:
         """The records of all ended trials, by id."""
         found = ((folder.root.name, folder.record()) for folder in self.trials())
         return {name: record for name, record in found if record is not None}
+
+    def spec(self) -> SweepSpec:
+        """The resolved spec of the sweep.
+
+        Raises:
+            IntegrityError: `sweep.json` is missing or damaged.
+        """
+        try:
+            return SweepSpec.model_validate((self.read("sweep.json") or {})["spec"])
+        except (KeyError, ValueError) as err:
+            raise IntegrityError(
+                f"{self.root / 'sweep.json'} is missing or damaged. Running the sweep's command "
+                "again writes it"
+            ) from err
 
     def read(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the folder, or None when it is not there."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from pydantic import Field
 
 from orchestrator.spec.frozen import Frozen, digest_of
@@ -27,7 +25,7 @@ class Experiment(Frozen):
     objective: ObjectiveSpec
     parents: dict[str, str] = Field(default_factory=dict, description="role → Experiment digest")
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 over all that decides the result."""
         content = self.to_json()

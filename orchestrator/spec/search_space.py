@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from orchestrator.spec.frozen import Frozen
+from orchestrator.spec.frozen import Frozen, digest_of
 from orchestrator.spec.strategy import STRATEGIES, StrategyParams
 
 
@@ -76,6 +76,11 @@ class Block(Frozen):
 
     strategy: str
     dimensions: dict[str, Dimension]
+
+    @property
+    def digest(self) -> str:
+        """What tells this block from the others of a sweep, wherever it stands among them."""
+        return digest_of(self.to_json())[:12]
 
     @property
     def params_class(self) -> type[StrategyParams]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.spec.data import DataSpec
+from orchestrator.spec.durable import file_digest
 from orchestrator.spec.frozen import Frozen, digest_of
 from orchestrator.spec.parts import LOWER_IS_BETTER, ObjectiveSpec, TaskKind
 from orchestrator.spec.search_space import Block
@@ -94,16 +96,33 @@ class SweepSpec(Frozen):
         """Digest of what is searched on what data; budget, workers and storage are not in it.
 
         The search over blocks is a set of questions: reordering the blocks asks the same ones.
+        Weights count by what their file holds, not by where it lies.
         """
         content: dict[str, Any] = {
             "task": self.task,
             "data": data_digest,
-            "search": sorted((b.to_json() for b in self.search), key=digest_of),
+            "search": sorted((_placeless(b.to_json()) for b in self.search), key=digest_of),
             "objective": self.objective.to_json(),
             "tuner": self.tuner.to_json(),
             "seed": self.seed,
         }
         return digest_of(content)
+
+
+def _placeless(value: Any) -> Any:
+    """JSON data with the path of every weights file replaced by the digest of its content."""
+    if isinstance(value, dict):
+        return {
+            key: _weights_identity(item) if key == "weights" else _placeless(item)
+            for key, item in value.items()
+        }
+    return [_placeless(item) for item in value] if isinstance(value, list) else value
+
+
+def _weights_identity(weights: str) -> str:
+    if weights in ("default", "none") or weights.startswith("hub:"):
+        return weights
+    return file_digest(Path(weights))
 
 
 def objective_from(raw: Any) -> Any:

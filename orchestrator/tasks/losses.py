@@ -84,7 +84,8 @@ def one_hot(targets: Ints, task: TaskSpec) -> Tensor:
 def balanced_class_weights(targets: Ints, task: TaskSpec) -> Tensor:
     """Weight of each class, inversely proportional to its frequency.
 
-    Single-label: N / (C · n_c), whose mean over the training examples is 1. Multi-label: the
+    Single-label: N / (C · n_c), whose mean over the training examples is 1 when
+    every class occurs. Multi-label: the
     weight of a label's positives, (N − n_c) / n_c, at most 100.
     """
     counts = one_hot(targets, task).sum(dim=0).double().clamp(min=1)

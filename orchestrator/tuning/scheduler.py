@@ -22,6 +22,7 @@ from orchestrator.spec.search_space import Block
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.tuning.clock import SweepClock
 from orchestrator.tuning.experiments import values_of
+from orchestrator.tuning.searcher import block_number
 from orchestrator.tuning.suggestions import METRIC
 
 TIME = "epoch"
@@ -43,6 +44,7 @@ class FlaggingScheduler(FIFOScheduler):
     def __init__(self, spec: SweepSpec, signals: Signals, clock: SweepClock) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rules = [_rule(spec, block) for block in spec.search]
+        self._blocks = spec.search
         self._name = spec.tuner.scheduler
         self._signals = signals
         self._clock = clock
@@ -55,8 +57,8 @@ class FlaggingScheduler(FIFOScheduler):
     def replay(self, starts: Mapping[str, TrialStart], records: Sequence[Record]) -> None:
         """Show the rules what earlier runs of the sweep reported, epoch by epoch."""
         for record in records:
-            block = starts[record.trial].block
-            rule, stub = self._rules[block], cast(Trial, _Replayed(record.trial))
+            rule = self._rules[block_number(self._blocks, starts[record.trial])]
+            stub = cast(Trial, _Replayed(record.trial))
             if rule is None:
                 continue
             rule.on_trial_add(_NO_CONTROLLER, stub)

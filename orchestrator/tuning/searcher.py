@@ -77,7 +77,7 @@ class SweepSearcher(Searcher):
                 continue
             start = TrialStart(
                 experiment=experiment,
-                block=suggestion.block,
+                block=block.digest,
                 searched={name: suggestion.values[name] for name in block.searched},
                 default=suggestion.default,
                 attempt=1,
@@ -110,14 +110,22 @@ class SweepSearcher(Searcher):
         self._room -= 1
         self._asks[trial_id] = (ask, start.experiment.id)
         self._folder.trial(start.experiment.id).write_start(start)
-        return {"trial": start.experiment.id, "block": start.block}
+        return {"trial": start.experiment.id, "block": block_number(self._blocks, start)}
 
 
-def outcome_of(start: TrialStart, record: Record) -> Outcome:
+def block_number(blocks: Sequence[Block], start: TrialStart) -> int:
+    """Where the block that a trial belongs to stands in the spec as it is now."""
+    return [block.digest for block in blocks].index(start.block)
+
+
+def outcome_of(blocks: Sequence[Block], start: TrialStart, record: Record) -> Outcome:
     """An ended trial as the suggester learns it; one without a result learns the worst value."""
     ended_well = record.objective is not None and record.status in ("finished", "stopped")
     value = record.objective if ended_well else record.experiment.objective.worst
     assert value is not None
     return Outcome(
-        block=start.block, searched=start.searched, default=start.default, value=float(value)
+        block=block_number(blocks, start),
+        searched=start.searched,
+        default=start.default,
+        value=float(value),
     )

@@ -257,7 +257,8 @@ class _Run:
             train_storage=str(train_scratch.resolve()),
         )
         alone = workers.most == 1
-        resources = {"CPU": workers.cpus, "GPU": workers.gpus} if alone else {"CPU": 0.0}
+        # With several workers Ray Train reserves the CPUs; Tune wants some resource for its actor.
+        resources = {"CPU": workers.cpus, "GPU": workers.gpus} if alone else {"memory": 1e6}
         trainable = tune.with_resources(
             tune.with_parameters(tune_trial, context=context), resources
         )
@@ -289,7 +290,10 @@ class _Run:
             shutil.rmtree(train_scratch, ignore_errors=True)
 
     def _searcher(self, factory: ExperimentFactory) -> SweepSearcher:
-        outcomes = [outcome_of(self.starts[name], record) for name, record in self.before.items()]
+        outcomes = [
+            outcome_of(self.spec.search, self.starts[name], record)
+            for name, record in self.before.items()
+        ]
         unfinished = [start for name, start in self.starts.items() if name not in self.before]
         return SweepSearcher(
             build_suggester(self.spec, outcomes),

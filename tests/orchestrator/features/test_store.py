@@ -123,7 +123,7 @@ def test_damaged_bytes_are_refused_and_the_message_names_the_folder(
     content = bytearray(path.read_bytes())
     if damage == "flipped":
         content[len(content) // 2] ^= 1
-    path.write_bytes({"flipped": content, "cut": content[:-3], "emptied": b""}[damage])
+    path.write_bytes({"flipped": content, "cut": content[:-3], "emptied": bytearray()}[damage])
     with pytest.raises(IntegrityError, match=str(store.folder(KEY))):
         store.find(KEY)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy.optimize import minimize
-from scipy.stats import multivariate_normal
+from scipy.optimize import minimize  # type: ignore[import-untyped]
+from scipy.stats import multivariate_normal  # type: ignore[import-untyped]
 from sklearn.neighbors import KNeighborsClassifier
 
 from orchestrator.features.store import Float32
@@ -25,15 +25,15 @@ def evidence_at_best(features: Float32, y: Float64) -> float:
         return -float(multivariate_normal.logpdf(y, cov=covariance)) / len(y)
 
     starts = [(a, b) for a in (-2.0, 2.0, 5.0) for b in (0.0, 2.0)]
-    return -min(minimize(loss, start, method="Nelder-Mead").fun for start in starts)
+    return -min(float(minimize(loss, start, method="Nelder-Mead").fun) for start in starts)
 
 
 @pytest.mark.parametrize(("n", "width"), [(30, 4), (40, 12), (12, 20)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_log_me_is_the_evidence_at_its_best_precisions(n: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    features = rng.normal(size=(n, width)).astype(np.float32) * np.geomspace(1, 0.1, width)
-    features = features.astype(np.float32)
+    scales = np.geomspace(1, 0.1, width)
+    features = (rng.normal(size=(n, width)) * scales).astype(np.float32)
     scores = features @ rng.normal(size=width) + rng.normal(size=n)
     targets = np.stack([scores > 0, scores <= 0], axis=1).astype(np.float64)
     expected = np.mean([evidence_at_best(features, column) for column in targets.T])

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from orchestrator.spec.record import EpochRow
 from orchestrator.spec.strategy import FeatureExtraction, Full, Partial, Strategy
 from orchestrator.training.checkpoint import (
     FILES,
@@ -20,6 +24,7 @@ from orchestrator.training.checkpoint import (
     restore_optimizer,
     write_checkpoint,
 )
+from orchestrator.training.io import Decision
 from orchestrator.training.optimization import build_optimizer, build_schedule
 from orchestrator.training.param_groups import ParamGroup
 from orchestrator.training.phases import compile_phases
@@ -141,7 +146,7 @@ def test_only_the_best_and_the_newest_epoch_are_kept(make_io: MakeIO) -> None:
     io = make_io(experiment)
     plain = io.report
 
-    def report(row, objective_best):  # type: ignore[no-untyped-def]
+    def report(row: EpochRow, objective_best: float) -> tuple[Decision, str]:
         losses = [r.validation["log_loss"] for r in (*io.rows, row)]
         best.append(1 + losses.index(min(losses)))
         kept.append({path.name for path in io.checkpoints.iterdir()})
@@ -292,7 +297,7 @@ def test_every_optimiser_and_schedule_continues_bit_equal(
     )
     (phase,) = compile_phases(strategy, 2)
 
-    def built():  # type: ignore[no-untyped-def]
+    def built() -> tuple[tuple[Parameter, ...], Optimizer, LRScheduler]:
         weight = torch.nn.Parameter(torch.arange(12.0).reshape(2, 3, 2, 1))
         weight.data = weight.data.to(memory_format=torch.channels_last)
         bias = torch.nn.Parameter(torch.ones(2))
@@ -300,7 +305,9 @@ def test_every_optimiser_and_schedule_continues_bit_equal(
         trained = build_optimizer(phase, groups)
         return (weight, bias), trained, build_schedule(phase, trained, steps_per_epoch=2)
 
-    def steps(parameters, trained, course, n):  # type: ignore[no-untyped-def]
+    def steps(
+        parameters: tuple[Parameter, ...], trained: Optimizer, course: LRScheduler, n: int
+    ) -> None:
         for _ in range(n):
             for parameter in parameters:
                 parameter.grad = parameter.detach().sin()

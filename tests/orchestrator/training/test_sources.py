@@ -66,7 +66,7 @@ def test_each_epoch_has_every_example_once_in_another_order(make_io: MakeIO) -> 
         rows = torch.cat([b.inputs for b in batches_of(experiment, io, epoch, ALONE)]).numpy()
         assert sorted(map(bytes, rows)) == wanted
         orders.append(rows)
-    assert not np.array_equal(*orders)
+    assert not np.array_equal(orders[0], orders[1])
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
@@ -86,7 +86,7 @@ def test_a_stored_view_is_drawn_by_seed_epoch_and_example_only(
             for view in range(4)
             for row, features in zip(rows, io.features(rows, view), strict=True)
         }
-        found = {}
+        found: dict[int, int] = {}
         for rank in range(world_size):
             workers = Workers(rank=rank, world_size=world_size, device=CPU)
             for batch in batches_of(experiment, io, epoch, workers):

@@ -210,7 +210,7 @@ def test_a_trial_after_another_in_one_process_equals_it_alone(make_io: MakeIO) -
 
 
 def test_the_seed_decides_the_result(make_io: MakeIO) -> None:
-    losses = []
+    losses: list[float] = []
     for seed in (0, 0, 1):
         experiment = experiment_of(
             FeatureExtraction(epochs=1, batch_size=4, seed=seed), make_io.examples

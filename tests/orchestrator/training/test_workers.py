@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
+from torch.multiprocessing.spawn import start_processes
 
 from orchestrator.data.examples import Examples
 from orchestrator.features.store import FeatureStore
@@ -82,8 +82,8 @@ class Job:
 def work(rank: int, root: Path, data: Path, store: Path, jobs: list[Job]) -> None:
     """What each of the two processes does."""
     torch.set_num_threads(1)
-    rendezvous = dist.FileStore(str(root / "rendezvous"), 2)
-    dist.init_process_group("gloo", store=rendezvous, rank=rank, world_size=2)
+    rendezvous = f"file://{root / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     examples = Examples.open(data)
     for job in jobs:
         io = MemoryIO(
@@ -142,7 +142,7 @@ def pair(examples: Examples, store: FeatureStore, tmp_path_factory: pytest.TempP
         for view in range(job.experiment.strategy.views):
             io.features(examples.indices("train"), view)
     arguments = (root, examples.folder, store.root, jobs)
-    torch.multiprocessing.spawn(work, args=arguments, nprocs=2)
+    start_processes(work, args=arguments, nprocs=2, start_method="spawn")
     return Pair(root)
 
 
