@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +39,11 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def raw_spec(colours: Path, tmp_path: Path) -> Callable[..., dict[str, object]]:
-    """A small sweep's spec as plain data, with any key replaced."""
+@pytest.fixture(scope="session")
+def make_spec(colours: Path) -> Callable[..., dict[str, object]]:
+    """A small sweep's spec as plain data in some storage, with any key replaced."""
 
-    def make(**changes: object) -> dict[str, object]:
+    def make(storage: Path, **changes: object) -> dict[str, object]:
         return {
             "name": "colours",
             "task": "image-classification",
@@ -64,11 +65,19 @@ def raw_spec(colours: Path, tmp_path: Path) -> Callable[..., dict[str, object]]:
             ],
             "budget": {"trials": 4},
             "objective": {"metric": "accuracy"},
-            "storage": str(tmp_path / "runs"),
+            "storage": str(storage),
             **changes,
         }
 
     return make
+
+
+@pytest.fixture
+def raw_spec(
+    make_spec: Callable[..., dict[str, object]], tmp_path: Path
+) -> Callable[..., dict[str, object]]:
+    """The same with a storage of the test's own."""
+    return partial(make_spec, tmp_path / "runs")
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,11 @@ class Cluster:
         Raises:
             CapacityError: Not even one fits, with the arithmetic.
         """
-        n = workers.per_trial if isinstance(workers.per_trial, int) else workers.per_trial.elastic[0]
+        n = (
+            workers.per_trial
+            if isinstance(workers.per_trial, int)
+            else workers.per_trial.elastic[0]
+        )
         cpus, gpus = n * workers.cpus, n * workers.gpus
         by_cpu = math.floor(self.cpus / cpus + 1e-9)
         by_gpu = math.floor(self.gpus / gpus + 1e-9) if gpus else by_cpu

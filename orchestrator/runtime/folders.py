@@ -185,5 +185,3 @@ def write_predictions(
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     write_durably(path, sink.getvalue().to_pybytes())
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -9,10 +10,9 @@ import torch
 
 def reset_peak_memory(device: torch.device) -> None:
     """Forget earlier peaks: the kernel's high-water mark, and the GPU allocator's."""
-    try:
+    # Where this is not Linux, or not permitted, the peak covers the whole process.
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # not Linux, or not permitted: the peak then covers the whole process
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

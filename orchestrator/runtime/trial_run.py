@@ -67,7 +67,7 @@ def conduct_trial(
             world_size=world_size,
         )
         result = run_trial(start.experiment, io)
-    except Exception as err:  # noqa: BLE001  (a trial's edge: one bad trial must not end a sweep)
+    except Exception as err:  # a trial's edge: one bad trial must not end a sweep
         if world_size > 1:
             raise
         seconds = time.monotonic() - started_s

@@ -126,9 +126,7 @@ def _sample(examples: Examples) -> npt.NDArray[np.int64]:
     return rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64)]
 
 
-def _probe_accuracy(
-    features: Float32, classes: npt.NDArray[np.int64], n_classes: int
-) -> float:
+def _probe_accuracy(features: Float32, classes: npt.NDArray[np.int64], n_classes: int) -> float:
     """Held-out accuracy of a linear head after one pass over four fifths of the sample."""
     held = np.arange(len(features)) % 5 == 0
     params = FeatureExtraction(head_lr=1e-2)

@@ -139,7 +139,9 @@ def _rule(spec: SweepSpec, block: Block) -> ASHAScheduler | MedianStoppingRule |
                 mode=mode,
                 grace_period=first,
                 min_samples_required=MEDIAN_SAMPLES,
-                min_time_slice=cast(int, math.inf),  # the rule would pause trials, which ours never do
+                min_time_slice=cast(
+                    int, math.inf
+                ),  # the rule would pause trials, which ours never do
                 hard_stop=False,
             )
         case _:

@@ -302,8 +302,7 @@ class _Run:
             self.folder,
             clock=self.clock,
             known={
-                name: outcome.value
-                for name, outcome in zip(self.before, outcomes, strict=True)
+                name: outcome.value for name, outcome in zip(self.before, outcomes, strict=True)
             },
             unfinished=unfinished,
             room=self._room(),

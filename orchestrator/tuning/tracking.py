@@ -117,9 +117,7 @@ class _Runs:
         )
         metrics = _metrics(record, started_ms)
         for start in range(0, len(metrics), MOST_METRICS):
-            self._client.log_batch(
-                run.info.run_id, metrics=metrics[start : start + MOST_METRICS]
-            )
+            self._client.log_batch(run.info.run_id, metrics=metrics[start : start + MOST_METRICS])
         ended_well = record.status in ("finished", "stopped")
         self._client.set_terminated(run.info.run_id, "FINISHED" if ended_well else "FAILED")
 

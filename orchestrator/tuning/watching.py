@@ -57,16 +57,16 @@ class SweepWatcher(tune.Callback):
         if self._thread.is_alive():
             self._thread.join(timeout=5)
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
         """A trial starts: say what it is."""
         ours = trial.config["trial"]
         start = self._folder.trial(ours).start()
         strategy = start.experiment.strategy.strategy
         self._running.add(ours)
         self._names[ours] = f"{ours} {strategy} {start.experiment.backbone.name}"
-        values = ", ".join(
-            f"{k}={_short(v)}" for k, v in start.searched.items() if k != "backbone"
-        )
+        values = ", ".join(f"{k}={_short(v)}" for k, v in start.searched.items() if k != "backbone")
         note = " (vetted default)" if start.default else ""
         again = f" (attempt {start.attempt})" if start.attempt > 1 else ""
         self._progress.say(f"start {self._names[ours]}{note}{again}: {values or 'no search'}")
@@ -92,7 +92,9 @@ class SweepWatcher(tune.Callback):
         if record is not None:
             self._ended(record)
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
         """A trial's processes died, more often than they are restarted: write its record for it."""
         folder = self._folder.trial(trial.config["trial"])
         record = folder.record()
@@ -105,7 +107,9 @@ class SweepWatcher(tune.Callback):
     def _ended(self, record: Record) -> None:
         self.ended += 1
         self.failed += record.status == "failed"
-        value = "no result" if record.objective is None else f"{self._metric} {record.objective:.4f}"
+        value = (
+            "no result" if record.objective is None else f"{self._metric} {record.objective:.4f}"
+        )
         reason = f" ({record.reason})" if record.reason else ""
         self._progress.say(
             f"end {self._names.get(record.trial, record.trial)}: {record.status}{reason}, {value}, "

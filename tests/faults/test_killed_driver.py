@@ -55,9 +55,7 @@ def wait_for_new_checkpoint(process: subprocess.Popen[str], runs: Path) -> None:
 
 
 def ended(runs: Path) -> dict[str, bytes]:
-    return {
-        path.parent.name: path.read_bytes() for path in runs.glob("*/trials/*/record.json")
-    }
+    return {path.parent.name: path.read_bytes() for path in runs.glob("*/trials/*/record.json")}
 
 
 @pytest.mark.timeout(900)

@@ -74,7 +74,9 @@ def test_the_first_point_of_each_block_is_its_vetted_default(searcher: str) -> N
 
 @pytest.mark.parametrize("searcher", ["optuna", "random"])
 def test_blocks_are_visited_in_turn(searcher: str) -> None:
-    blocks = [s.block for s in drawn(build_suggester(spec_of(HEADS, HEADS, searcher=searcher), []), 8)]
+    blocks = [
+        s.block for s in drawn(build_suggester(spec_of(HEADS, HEADS, searcher=searcher), []), 8)
+    ]
     assert blocks == [0, 1] * 4
 
 

@@ -1,5 +1,7 @@
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,25 @@ def files_of(outcome: SweepOutcome) -> dict[str, tuple[int, bytes]]:
     }
 
 
-@pytest.fixture
-def small(cluster: Cluster, raw_spec: RawSpec) -> tuple[dict[str, object], SweepOutcome]:
-    raw = raw_spec()
+@pytest.fixture(scope="module")
+def ended(
+    cluster: Cluster, make_spec: RawSpec, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, object], SweepOutcome]:
+    """A sweep that has ended; nobody may change its folder."""
+    raw = make_spec(tmp_path_factory.mktemp("ended") / "runs")
     return raw, run_sweep(spec_of(raw))
+
+
+@pytest.fixture
+def small(
+    ended: tuple[dict[str, object], SweepOutcome], tmp_path: Path
+) -> tuple[dict[str, object], SweepOutcome]:
+    """A copy of it, moved elsewhere."""
+    raw, outcome = ended
+    storage = tmp_path / "runs"
+    shutil.copytree(str(raw["storage"]), storage)
+    folder = storage / outcome.folder.name
+    return {**raw, "storage": str(storage)}, replace(outcome, folder=folder)
 
 
 def test_a_sweep_ends_with_records_a_leaderboard_a_winner_and_its_test(
@@ -157,9 +174,7 @@ def test_the_budget_of_minutes_stops_what_runs_and_says_so(
 ) -> None:
     search: list[Any] = raw_spec()["search"]  # type: ignore[assignment]
     endless = [{**search[0], "epochs": 5000}]
-    outcome = run_sweep(
-        spec_of(raw_spec(search=endless, budget={"trials": 50, "minutes": 0.15}))
-    )
+    outcome = run_sweep(spec_of(raw_spec(search=endless, budget={"trials": 50, "minutes": 0.15})))
     found = records(outcome).values()
     assert outcome.status == "budget"
     assert {(r.status, r.reason) for r in found} == {("stopped", "budget")}
