@@ -55,12 +55,11 @@ class SweepSearcher(Searcher):
         self._room = room
         self._asks: dict[str, tuple[str | None, str]] = {}  # Tune's id → (ask, ours)
         self.reused = 0
-        self.full = False
+        self.exhausted = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
         """The next trial's config, or FINISHED."""
         if self._clock.over() or self._room <= 0:
-            self.full = True
             return Searcher.FINISHED
         if self._unfinished:
             start = self._unfinished.pop(0)
@@ -83,6 +82,7 @@ class SweepSearcher(Searcher):
                 attempt=1,
             )
             return self._started(trial_id, suggestion.ask, start)
+        self.exhausted = True
         return Searcher.FINISHED
 
     def on_trial_complete(

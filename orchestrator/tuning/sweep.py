@@ -285,7 +285,7 @@ class _Run:
         finally:
             watcher.close()
             self.reused = searcher.reused
-            self.exhausted = not searcher.full
+            self.exhausted = searcher.exhausted
             shutil.rmtree(scratch, ignore_errors=True)
             shutil.rmtree(train_scratch, ignore_errors=True)
 

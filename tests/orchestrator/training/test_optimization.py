@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_a_step_is_torchs_own_with_each_groups_rate_and_decay(name: Optimizer) -
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in mine]
     groups = (ParamGroup("w", 1e-2, 0.1, (mine[0],)), ParamGroup("b", 1e-3, 0.0, (mine[1],)))
     optimizer = build_optimizer(replace(phase_of("constant", 1), optimizer=name), groups)
-    kinds = {
+    kinds: dict[str, Callable[[torch.nn.Parameter, float, float], torch.optim.Optimizer]] = {
         "sgd": lambda p, lr, wd: torch.optim.SGD(
             [p], lr=lr, momentum=0.9, nesterov=True, weight_decay=wd
         ),

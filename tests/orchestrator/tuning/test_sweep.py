@@ -202,3 +202,41 @@ def test_tune_leaves_nothing_in_the_sweeps_folder(
     _, outcome = small
     suffixes = {path.suffix for path in outcome.folder.rglob("*") if path.is_file()}
     assert suffixes <= {".json", ".arrow", ".safetensors", ""}  # "" is the lock
+
+
+def test_a_search_without_anything_new_ends_before_its_budget(
+    cluster: Cluster, raw_spec: RawSpec
+) -> None:
+    search: list[Any] = raw_spec()["search"]  # type: ignore[assignment]
+    heads = {**search[0], "head_lr": 1e-3, "head": ["linear", "mlp"]}
+    raw = raw_spec(search=[heads], budget={"trials": 50})
+    outcome = run_sweep(spec_of(raw))
+    assert (outcome.status, outcome.ended) == ("finished", 2)
+    before = files_of(outcome)
+    assert files_of(run_sweep(spec_of(raw))) == before
+
+
+def test_several_labels_an_image_go_the_same_way(
+    cluster: Cluster, raw_spec: RawSpec, colours: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {"image": str(path), "labels": [label, "warm"] if label == "red" else [label]}
+        for label in ("blue", "red")
+        for path in sorted((colours / "train" / label).iterdir())
+    ]
+    manifest = tmp_path / "train.jsonl"
+    manifest.write_text("\n".join(json.dumps(row) for row in rows))
+    outcome = run_sweep(
+        spec_of(
+            raw_spec(
+                task="image-multilabel-classification",
+                data={"train": str(manifest)},
+                budget={"trials": 2},
+                objective={"metric": "roc_auc"},
+            )
+        )
+    )
+    assert outcome.failed == 0
+    assert outcome.best is not None
+    assert outcome.best.experiment.task.labels == ("blue", "red", "warm")
+    assert outcome.best.validation["roc_auc"] > 0.8
