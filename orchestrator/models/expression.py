@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 
-class ExpressionRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
+class ExpressionRecorder(TorchDispatchMode):
     """Names every tensor that is computed while it is active.
 
     Args:

@@ -78,7 +78,7 @@ def build_head(params: StrategyParams, *, n_features: int, n_outputs: int, seed:
     """A new head, its initialisation decided by `seed` alone.
 
     Args:
-        params: `head`, `hidden` and `dropout` are read.
+        params: `head`, `hidden`, `dropout` and `feature_dropout` are read.
         n_features: D of the features.
         n_outputs: Outputs of the task.
         seed: Of the initialisation; the global random state is left as it was.
@@ -90,6 +90,7 @@ def build_head(params: StrategyParams, *, n_features: int, n_outputs: int, seed:
                 layers = [nn.Dropout(params.dropout), nn.Linear(n_features, n_outputs)]
             case "mlp":
                 layers = [
+                    nn.Dropout(params.feature_dropout),
                     nn.Linear(n_features, params.hidden),
                     nn.ReLU(),
                     nn.Dropout(params.dropout),

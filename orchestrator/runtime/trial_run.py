@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import socket
@@ -157,6 +158,7 @@ def _with_predictions(folder: SweepFolder, record: Record) -> Record:
 
 def _set_up_process(device: torch.device, threads: int) -> None:
     """Leave nothing of an earlier trial in this process: threads, peak memory, kernel choices."""
+    gc.collect()
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = device.type == "cuda"
     reset_peak_memory(device)

@@ -95,7 +95,9 @@ class WorkerIO:
                 )
             self._features[view] = found
             self._positions = search_rows(self.examples)
-        return self._features[view].take(np.searchsorted(self._positions, rows))
+        found_at = np.searchsorted(self._positions, rows)
+        assert np.array_equal(self._positions[found_at], rows), "a test example has no features"
+        return self._features[view].take(found_at)
 
     def on_phase(self, phase: PhaseRow) -> None:
         """Show the groups with rates and counts."""

@@ -45,6 +45,9 @@ class StrategyParams(Frozen):
         256, description="width of an mlp head's hidden layer"
     )
     dropout: Fraction = Field(0.0, description="dropout before the last layer")
+    feature_dropout: Fraction = Field(
+        0.0, description="dropout of the features that an mlp head reads"
+    )
     pooling: Pooling = Field(
         "last", description="features of the last stage, or mean and max of every stage"
     )
