@@ -64,16 +64,13 @@ def test_a_linear_head_is_dropout_and_one_layer() -> None:
     assert head(torch.randn(2, 6)).shape == (2, 3)
 
 
-def test_an_mlp_head_has_one_hidden_layer_and_drops_out_before_the_last() -> None:
-    params = FeatureExtraction(head="mlp", hidden=7, dropout=0.4)
+def test_an_mlp_head_has_one_hidden_layer_and_drops_out_before_both() -> None:
+    params = FeatureExtraction(head="mlp", hidden=7, feature_dropout=0.2, dropout=0.4)
     head = build_head(params, n_features=6, n_outputs=3, seed=0)
 
-    assert [type(layer).__name__ for layer in head.layers] == [
-        "Linear",
-        "ReLU",
-        "Dropout",
-        "Linear",
-    ]
+    kinds = [type(layer) for layer in head.layers]
+    assert kinds == [nn.Dropout, nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
+    assert [layer.p for layer in head.layers if isinstance(layer, nn.Dropout)] == [0.2, 0.4]
     assert sum(p.numel() for p in head.parameters()) == 6 * 7 + 7 + 7 * 3 + 3
     assert head(torch.randn(2, 6)).shape == (2, 3)
 

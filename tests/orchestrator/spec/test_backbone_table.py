@@ -26,6 +26,7 @@ def test_a_row_is_what_the_library_says(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_every_row_is_what_the_library_says() -> None:
     from orchestrator.models.backbone_facts import facts_row
 

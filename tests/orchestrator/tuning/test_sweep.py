@@ -154,21 +154,6 @@ def test_a_diverging_trial_ends_itself_and_never_the_sweep(
     assert outcome.best.experiment.strategy.strategy == "feature-extraction"
 
 
-def test_an_error_in_a_trial_is_its_record_and_never_ends_the_sweep(
-    cluster: Cluster, raw_spec: RawSpec
-) -> None:
-    search: list[Any] = raw_spec()["search"]  # type: ignore[assignment]
-    # Position embeddings of this size are built lazily: only the trial itself can find out.
-    too_small = {**search[1], "image_size": 8, "backbone": {"name": "resnet18", "weights": "none"},
-                 "batch_norm": "adapt", "batch_size": 1, "warm_up_epochs": 0}  # fmt: skip
-    outcome = run_sweep(spec_of(raw_spec(search=[search[0], too_small], budget={"trials": 3})))
-    failed = [r for r in records(outcome).values() if r.status == "failed"]
-    assert failed
-    assert all("ValueError" in r.reason for r in failed)
-    assert outcome.status == "finished"
-    assert outcome.best is not None
-
-
 def test_the_budget_of_minutes_stops_what_runs_and_says_so(
     cluster: Cluster, raw_spec: RawSpec
 ) -> None:
