@@ -164,8 +164,7 @@ class PhaseRun:
         weights = [p for group in self.groups for p in group.parameters]
         if not all(bool(weight.isfinite().all()) for weight in weights):
             raise DivergedError(
-                f"weights became infinite in epoch {epoch} ({self.phase.name}). Lower the rates, "
-                "or set clip_norm: 1.0"
+                f"weights became infinite in epoch {epoch} ({self.phase.name}). {self._advice()}"
             )
 
     def _finite_mean(self, total: Tensor, seen: int, epoch: int, step: int) -> float:
@@ -173,6 +172,10 @@ class PhaseRun:
         if not torch.isfinite(torch.tensor(mean)):
             raise DivergedError(
                 f"the training loss became {mean} by step {step} of epoch {epoch} "
-                f"({self.phase.name}). Lower the rates, or set clip_norm: 1.0"
+                f"({self.phase.name}). {self._advice()}"
             )
         return mean
+
+    def _advice(self) -> str:
+        clipped = self.phase.clip_norm > 0
+        return "Lower the rates" if clipped else "Lower the rates, or set clip_norm: 1.0"

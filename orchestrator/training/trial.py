@@ -200,7 +200,16 @@ class _Trial:
         }
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        """Take up where a checkpoint left off: weights, rows, best epoch, seconds spent."""
+        """Take up where a checkpoint left off: weights, rows, best epoch, seconds spent.
+
+        Raises:
+            IntegrityError: It is another experiment's.
+        """
+        if checkpoint.state["experiment"] != self.experiment.digest:
+            raise IntegrityError(
+                f"{checkpoint.folder} is a checkpoint of another experiment. Delete it, and this "
+                "trial starts anew"
+            )
         load_trained(self.network, checkpoint)
         for content in checkpoint.state["epochs"]:
             self._note(EpochRow.model_validate(content))
@@ -223,15 +232,14 @@ class _Trial:
             self.workers.barrier()
             if self.io.rank == 0:
                 keep_only(self.io.checkpoints, {best or 0})
-        rows = self.result.epochs
-        images = sum(row.images_per_s * row.seconds for row in rows)
+        seconds_an_image = [1 / row.images_per_s for row in self.result.epochs if row.images_per_s]
         return replace(
             self.result,
             status=status,
             reason=reason,
             checkpoint=f"checkpoints/{name}" if name else None,
             seconds=self._seconds(),
-            images_per_s=images / max(sum(row.seconds for row in rows), 1e-9),
+            images_per_s=len(seconds_an_image) / sum(seconds_an_image) if seconds_an_image else 0.0,
         )
 
     def _class_weights(self) -> Tensor | None:
