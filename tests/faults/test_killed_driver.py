@@ -23,7 +23,7 @@ PATIENCE_S = 240
 def spec_file(raw_spec: RawSpec, tmp_path: Path) -> Path:
     """A sweep of slow enough trials: six epochs on images, after one on features."""
     search: list[Any] = raw_spec()["search"]  # type: ignore[assignment]
-    slow = {**search[1], "unfreeze": [1, 2], "epochs": 6, "augment": "light", "batch_size": 2}
+    slow = {**search[1], "unfreeze": [1, 2, 3], "epochs": 6, "augment": "light", "batch_size": 2}
     path = tmp_path / "sweep.yaml"
     raw = raw_spec(search=[slow], budget={"trials": 3}, tuner={"scheduler": "none"})
     path.write_text(yaml.safe_dump(raw))

@@ -37,16 +37,14 @@ def probs(folder: SweepFolder, record: Record) -> Any:
 
 @pytest.mark.timeout(600)
 def test_two_workers_give_the_result_of_one(
-    cluster: Cluster, raw_spec: RawSpec, tmp_path: Path
+    cluster: Cluster, make_spec: RawSpec, tmp_path: Path
 ) -> None:
-    search: list[Any] = raw_spec()["search"]  # type: ignore[assignment]
+    search: list[Any] = make_spec(tmp_path)["search"]  # type: ignore[assignment]
     # 61 or so training images: the last batch of 16 is uneven, and odd for two workers.
     block = {**search[1], "unfreeze": 2, "dropout": 0.0, "batch_norm": "frozen", "augment": "light"}
     common = {"search": [block], "budget": {"trials": 1}, "tuner": {"scheduler": "none"}}
-    folder1, one = run(raw_spec(**common, storage=str(tmp_path / "one")))
-    folder2, two = run(
-        raw_spec(**common, storage=str(tmp_path / "two"), workers={"per_trial": 2, "cpus": 1})
-    )
+    folder1, one = run(make_spec(tmp_path / "one", **common))
+    folder2, two = run(make_spec(tmp_path / "two", **common, workers={"per_trial": 2, "cpus": 1}))
     assert two.placement is not None
     assert two.placement.workers == 2
     assert one.experiment.digest == two.experiment.digest
