@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,13 +66,15 @@ class SweepSearcher(Searcher):
             start = self._unfinished.pop(0)
             again = start.model_copy(update={"attempt": start.attempt + 1})
             return self._started(trial_id, None, again)
+        repeats: Counter[int] = Counter()
         while (suggestion := self._suggester.ask()) is not None:
             block = self._blocks[suggestion.block]
             experiment = self._factory.make(block, suggestion.values)
             running = {ours for _, ours in self._asks.values()}
             if experiment.id in self._known or experiment.id in running:
                 self._suggester.tell(suggestion.ask, self._known.get(experiment.id))
-                self._suggester.repeated(suggestion.block)
+                repeats[suggestion.block] += 1
+                self._suggester.repeated(suggestion.block, repeats[suggestion.block])
                 self.reused += 1
                 continue
             start = TrialStart(

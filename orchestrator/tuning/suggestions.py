@@ -58,8 +58,8 @@ class Suggester(Protocol):
     def tell(self, ask: str, value: float | None) -> None:
         """The objective of a suggestion; None when it has none."""
 
-    def repeated(self, block: int) -> None:
-        """The last suggestion of a block was answered from a record."""
+    def repeated(self, block: int, times: int) -> None:
+        """A block's last `times` suggestions were answered from records or run already."""
 
 
 def build_suggester(spec: SweepSpec, earlier: Sequence[Outcome]) -> Suggester:
@@ -127,7 +127,6 @@ class StudySuggester:
             sampler=sampler,
         )
         self._asked = itertools.count()
-        self._repeats = [0] * len(blocks)
 
     def ask(self) -> Suggestion | None:
         """The default of a block that lacks it, else a point of the block visited least."""
@@ -164,10 +163,9 @@ class StudySuggester:
             ask, result=None if value is None else {METRIC: value}, error=value is None
         )
 
-    def repeated(self, block: int) -> None:
+    def repeated(self, block: int, times: int) -> None:
         """Ask again, and leave the block out once it has repeated itself too often."""
-        self._repeats[block] += 1
-        if self._repeats[block] >= min(MOST_REPEATS, 2 * block_size(self._blocks[block])):
+        if times >= MOST_REPEATS:
             self._exhausted.add(block)
 
     def _define(self, trial: optuna.Trial) -> None:
@@ -218,7 +216,7 @@ class DrawnSuggester:
     def tell(self, ask: str, value: float | None) -> None:
         """Nothing to learn."""
 
-    def repeated(self, block: int) -> None:
+    def repeated(self, block: int, times: int) -> None:
         """The points end by themselves."""
 
 

@@ -138,14 +138,15 @@ def test_a_grid_is_every_combination_once() -> None:
 def test_a_finite_search_ends(searcher: str) -> None:
     suggester = build_suggester(spec_of(DEPTHS, ONE, searcher=searcher), [])
     seen: set[tuple[int, object]] = set()
+    repeats = 0
     for _ in range(1000):
         suggestion = suggester.ask()
         if suggestion is None:
             break
         point = (suggestion.block, suggestion.values.get("unfreeze"))
         suggester.tell(suggestion.ask, 0.5)
-        if point in seen:
-            suggester.repeated(suggestion.block)
+        repeats = repeats + 1 if point in seen else 0
+        suggester.repeated(suggestion.block, repeats)
         seen.add(point)
     else:
         pytest.fail("the search never ended")
@@ -155,8 +156,7 @@ def test_a_finite_search_ends(searcher: str) -> None:
 
 def test_a_block_that_repeats_itself_is_left_alone() -> None:
     suggester = build_suggester(spec_of(HEADS, DEPTHS), [])
-    for _ in range(MOST_REPEATS):
-        suggester.repeated(1)
+    suggester.repeated(1, MOST_REPEATS)
     assert {s.block for s in drawn(suggester, 8)[2:]} == {0}
 
 
