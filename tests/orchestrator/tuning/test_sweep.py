@@ -146,7 +146,8 @@ def test_a_diverging_trial_ends_itself_and_never_the_sweep(
     search: list[Any] = raw_spec()["search"]  # type: ignore[assignment]
     wild = {**search[1], "unfreeze": 2, "backbone_lr": 10.0, "head_lr": 10.0, "epochs": 4,
             "optimizer": "sgd", "weight_decay": 10.0}  # fmt: skip
-    outcome = run_sweep(spec_of(raw_spec(search=[search[0], wild], budget={"trials": 3})))
+    raw = raw_spec(search=[search[0], wild], budget={"trials": 3}, tuner={"scheduler": "none"})
+    outcome = run_sweep(spec_of(raw))
     by_status = {r.experiment.strategy.strategy: r.status for r in records(outcome).values()}
     assert by_status == {"feature-extraction": "finished", "partial": "diverged"}
     assert outcome.status == "finished"
