@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 COUNT_INTERVAL_S = 2.0
+PIPED_WIDTH = 120  # columns, when the output goes to a file or a program
 
 
 class Terminal:
@@ -44,7 +45,10 @@ class Terminal:
             return
         from rich.console import Console
 
-        Console(soft_wrap=isinstance(content, str)).print(content, markup=False, highlight=False)
+        width = None if sys.stdout.isatty() else PIPED_WIDTH
+        Console(soft_wrap=isinstance(content, str), width=width).print(
+            content, markup=False, highlight=False
+        )
 
 
 @contextmanager

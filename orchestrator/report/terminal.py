@@ -71,12 +71,10 @@ def leaderboard_table(
     )
     table.add_column("#", justify="right")
     table.add_column(Text(metric), justify="right")
-    table.add_column("strategy", no_wrap=True)
-    table.add_column("backbone", no_wrap=True)
-    table.add_column("settings", overflow="fold", ratio=1)
+    table.add_column("trial", overflow="fold", ratio=1)
     table.add_column("epoch", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("ended", overflow="fold")
+    table.add_column("ended", no_wrap=True)
     for row in rows[:most]:
         table.add_row(*_cells(row), style="bold" if row.get("rank") == 1 else None)
     return table
@@ -88,16 +86,15 @@ def _cells(row: Row) -> list[Text]:
     searched = row.get("searched")
     settings = searched.items() if isinstance(searched, Mapping) else ()
     rank, best = row.get("rank"), row.get("best_epoch")
+    backbone = cut(str(row.get("backbone") or MISSING), 28)
     name = str(row.get("strategy") or MISSING) + (" (default)" if row.get("default") else "")
     return [
         Text(MISSING if rank is None else str(rank)),
         Text(score(finite(row.get("objective")) if ended else None)),
-        Text(name),
-        Text(cut(str(row.get("backbone") or MISSING), 28)),
-        Text("  ".join(f"{key} {value(v)}" for key, v in settings)),
+        Text("  ".join([name, backbone, *(f"{key} {value(v)}" for key, v in settings)])),
         Text(f"{MISSING if best is None else best}/{row.get('n_epochs') or MISSING}"),
         Text(duration(finite(row.get("seconds")))),
-        Text(f"{status}: {cut(reason, 48)}" if reason else status, STYLES.get(status, "")),
+        Text(f"{status}: {cut(reason, 24)}" if reason else status, STYLES.get(status, "")),
     ]
 
 
