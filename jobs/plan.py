@@ -28,10 +28,12 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     )
     terminal.show(_table(plan))
     for row in plan["shared"]:
-        terminal.show(
-            f"shared: {row['what']}, read by {row['trials']:g} trials, "
+        kept = (
             f"{row['forward_passes_saved']:,} forward passes saved"
+            if row["stored"]
+            else f"recomputed: no room for {row['bytes'] / 2**20:.0f} MiB"
         )
+        terminal.show(f"shared: {row['what']}, read by {row['trials']:g} trials, {kept}")
     terminal.show(_forecast(plan))
     terminal.show(f"plan: {folder / 'plan.json'}")
     return 0, {"sweep": str(folder), **plan}

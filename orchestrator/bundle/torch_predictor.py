@@ -1,39 +1,24 @@
-"""The Predictor that runs on torch, and the model inside it: backbone and head as one module."""
+"""The Predictor that runs on torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor, nn
+from torch import Tensor
 
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.manifest import BundleManifest
 from orchestrator.bundle.predictor import Input, Pixels, Probabilities, answers, calibrated_task
 from orchestrator.data.transforms import normalized
 from orchestrator.errors import BundleError, SpecError
-from orchestrator.models.backbone import Backbone, Pooling
 from orchestrator.models.building import build_backbone
-from orchestrator.models.head import build_head
-
-
-class Classifier(nn.Module):
-    """Images to logits; tensors are named `backbone.…` and `head.…`, as in model.safetensors."""
-
-    def __init__(self, backbone: Backbone, head: nn.Module, pooling: Pooling) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-        self.pooling = pooling
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, C] of float32 images [N, 3, S, S]."""
-        return cast(Tensor, self.head(self.backbone.features(images, self.pooling)))
+from orchestrator.models.classifier import Classifier, build_classifier_head
 
 
 class TorchPredictor:
@@ -106,14 +91,9 @@ def _device(name: str) -> torch.device:
 def _build(manifest: BundleManifest) -> Classifier:
     """The architecture with random weights."""
     backbone = build_backbone(manifest.backbone, image_size=manifest.input.size)
-    pooling = manifest.strategy.pooling
-    head = build_head(
-        manifest.strategy,
-        n_features=backbone.feature_width(pooling),
-        n_outputs=len(manifest.task.labels),
-        seed=0,
-    )
-    return Classifier(backbone, head, pooling)
+    params = manifest.strategy
+    head = build_classifier_head(backbone, params, n_outputs=len(manifest.task.labels))
+    return Classifier(backbone, head, params)
 
 
 def _fill(classifier: Classifier, bundle: Bundle) -> None:

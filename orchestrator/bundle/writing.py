@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save
-from torch import nn
 
 from orchestrator.bundle.bundle import Bundle, open_bundle
 from orchestrator.bundle.manifest import (
@@ -33,9 +32,11 @@ from orchestrator.bundle.manifest import (
 )
 from orchestrator.bundle.model_card import model_card
 from orchestrator.bundle.predictor import Pixels
-from orchestrator.bundle.torch_predictor import Classifier, TorchPredictor, load_torch_predictor
+from orchestrator.bundle.torch_predictor import TorchPredictor, load_torch_predictor
 from orchestrator.errors import BundleError, IntegrityError
 from orchestrator.models.backbone import Backbone
+from orchestrator.models.classifier import Classifier
+from orchestrator.models.head import Head
 from orchestrator.spec.durable import sync_folder, write_durably
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import TaskSpec
@@ -51,7 +52,7 @@ def write_bundle(
     experiment: Experiment,
     record: Record,
     backbone: Backbone,
-    head: nn.Module,
+    head: Head,
     test: Mapping[str, Any] | None,
     samples: Pixels,
     created_at: str,
@@ -94,7 +95,7 @@ def write_bundle(
         test=None if test is None else _evaluation(test, experiment.task),
         n_train_examples=counts.get("train"),
     )
-    classifier = _copied(Classifier(backbone, head, experiment.strategy.pooling))
+    classifier = _copied(Classifier(backbone, head, experiment.strategy))
     contents: dict[FileName, bytes] = {
         "model.safetensors": _tensors(classifier),
         "experiment.json": render(experiment.to_json()),

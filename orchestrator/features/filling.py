@@ -1,21 +1,22 @@
-"""Computing the rows of a FeatureStore entry: one forward pass an image, frozen."""
+"""Computing the rows of FeatureStore entries: one forward pass an image and view, frozen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from orchestrator.data.batches import iterate_pixels
 from orchestrator.data.examples import Examples
 from orchestrator.data.transforms import dihedral, normalized, transform_digest
-from orchestrator.features.store import FeatureKey, Float32, batched
-from orchestrator.models.backbone import Backbone
+from orchestrator.features.store import FeatureKey, Float32, Values, batched
+from orchestrator.models.backbone import Backbone, Output
 from orchestrator.models.placing import placed
 from orchestrator.spec.parts import BackboneSpec, InputContract
-from orchestrator.spec.strategy import Pooling
+from orchestrator.spec.strategy import Pooling, StoredPrecision
 
 BATCH_SIZE = 32
 
@@ -26,17 +27,30 @@ def feature_key(
     contract: InputContract,
     data_digest: str,
     *,
-    pooling: Pooling,
+    output: Output,
     view: int = 0,
+    precision: StoredPrecision = "fp32",
 ) -> FeatureKey:
-    """The key of a backbone's pooled features of one view."""
+    """The key of one output of a backbone for one view.
+
+    Args:
+        spec: The backbone.
+        weights_digest: Of its weights.
+        contract: How images are prepared.
+        data_digest: Of the data set.
+        output: Pooled features, which are always stored in fp32, or the cut of activations.
+        view: Which of the deterministic views.
+        precision: Of activations.
+    """
+    pooled = isinstance(output, str)
     return FeatureKey(
         backbone=spec.name,
         weights=weights_digest,
-        cut=pooling,
+        cut=output if isinstance(output, str) else f"stage-{output}",
         transform=transform_digest(contract),
         data=data_digest,
         view=view,
+        dtype="float32" if pooled or precision == "fp32" else "float16",
     )
 
 
@@ -45,36 +59,33 @@ def search_rows(examples: Examples) -> npt.NDArray[np.int64]:
     return np.sort(np.concatenate([examples.indices("train"), examples.indices("validation")]))
 
 
-def compute_features(
+def compute_outputs(
     backbone: Backbone,
     examples: Examples,
     rows: npt.NDArray[np.int64],
+    wanted: Sequence[Output],
     *,
     contract: InputContract,
-    pooling: Pooling,
     view: int = 0,
     device: torch.device,
     threads: int,
-    on_images: Callable[[int], None] | None = None,
-) -> Float32:
-    """Pooled features of some examples under the evaluation transform and one view of it.
+) -> Iterator[list[Values]]:
+    """Outputs of a backbone for some examples, under the evaluation transform and one view of it.
 
     Args:
         backbone: Put into eval mode and left there.
         examples: The whole data set.
         rows: Which examples, int64 [n].
+        wanted: Poolings, or cuts.
         contract: How images are prepared.
-        pooling: Which features.
         view: Which of the deterministic views; 0 is the image itself.
         device: Where the forward pass runs.
         threads: Decoding threads.
-        on_images: Called with the number of images done since the last call.
 
-    Returns:
-        float32 [n, D].
+    Yields:
+        For each batch in order, an array [n, *shape] for each of `wanted`; see `to_stored`.
     """
     placed(backbone.eval(), device)
-    found: list[Float32] = []
     batches = iterate_pixels(
         examples,
         batched(rows, BATCH_SIZE),
@@ -89,7 +100,59 @@ def compute_features(
             device, memory_format=torch.channels_last
         )
         with torch.inference_mode():
-            found.append(backbone.features(images, pooling=pooling).cpu().numpy())
+            found = backbone.outputs(images, wanted)
+        yield [to_stored(backbone, values) for values in found]
+
+
+def compute_features(
+    backbone: Backbone,
+    examples: Examples,
+    rows: npt.NDArray[np.int64],
+    *,
+    contract: InputContract,
+    pooling: Pooling,
+    view: int = 0,
+    device: torch.device,
+    threads: int,
+    on_images: Callable[[int], None] | None = None,
+) -> Float32:
+    """Pooled features of some examples, float32 [n, D]; arguments as in `compute_outputs`.
+
+    Args:
+        backbone: Put into eval mode and left there.
+        examples: The whole data set.
+        rows: Which examples, int64 [n].
+        contract: How images are prepared.
+        pooling: Which features.
+        view: Which of the deterministic views.
+        device: Where the forward pass runs.
+        threads: Decoding threads.
+        on_images: Called with the number of images done since the last call.
+    """
+    found: list[Float32] = []
+    for (features,) in compute_outputs(
+        backbone,
+        examples,
+        rows,
+        [pooling],
+        contract=contract,
+        view=view,
+        device=device,
+        threads=threads,
+    ):
+        found.append(features)
         if on_images is not None:
-            on_images(len(pixels))
+            on_images(len(features))
     return np.concatenate(found)
+
+
+def to_stored(backbone: Backbone, values: Tensor) -> Values:
+    """An output as it is stored: maps channels last, as the convolutions left them in memory."""
+    laid_out = values.permute(0, 2, 3, 1) if backbone.is_map(values) else values
+    return laid_out.contiguous().cpu().numpy()
+
+
+def from_stored(backbone: Backbone, values: Values, device: torch.device) -> Tensor:
+    """Stored activations as the next stage takes them: float32, maps as [N, C, H, W]."""
+    tensor = torch.from_numpy(values).to(device, non_blocking=True).float()
+    return tensor.permute(0, 3, 1, 2) if backbone.is_map(tensor) else tensor

@@ -12,8 +12,8 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +26,10 @@ from orchestrator.spec.durable import file_digest, sync_file, sync_folder, write
 from orchestrator.spec.frozen import Frozen, digest_of
 
 Float32 = npt.NDArray[np.float32]
+Values = npt.NDArray[Any]
 ROWS_PER_PART = 512
 MANIFEST = "features.json"
+_SHAPE = b"shape"
 
 # Entries whose bytes this process has verified; they are mapped, so later trials read the same.
 _VERIFIED: set[tuple[str, tuple[str, ...]]] = set()
@@ -36,9 +38,9 @@ _VERIFIED: set[tuple[str, tuple[str, ...]]] = set()
 class FeatureKey(Frozen):
     """What decides the values: equal keys, equal features.
 
-    `cut` names the output: `last` or `multi-scale` pooled features. `view` numbers the
-    deterministic views of an image; 0 is the evaluation view. An entry's rows are the training and
-    validation examples in the data set's order.
+    `cut` names the output: `last` or `multi-scale` pooled features, or `stage-k` activations.
+    `view` numbers the deterministic views of an image; 0 is the evaluation view. An entry's rows
+    are the training and validation examples in the data set's order.
     """
 
     backbone: str
@@ -47,7 +49,7 @@ class FeatureKey(Frozen):
     transform: str
     data: str
     view: int = 0
-    dtype: Literal["float32"] = "float32"
+    dtype: Literal["float32", "float16"] = "float32"
 
     @property
     def digest(self) -> str:
@@ -59,32 +61,41 @@ class FeatureKey(Frozen):
 class Features:
     """Rows of one entry, mapped from disk.
 
-    `parts` are float32 [n, D], each with the rows that follow the part before it.
+    `blocks` are arrays [n, *shape], each with the rows that follow the block before it.
     """
 
-    parts: tuple[Float32, ...]
+    blocks: tuple[Values, ...]
+    _starts: npt.NDArray[np.int64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        starts = np.cumsum([0, *(len(block) for block in self.blocks)])
+        object.__setattr__(self, "_starts", starts)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row: (D,) for pooled features."""
+        return tuple(self.blocks[0].shape[1:])
 
     @property
     def width(self) -> int:
-        """D."""
-        return int(self.parts[0].shape[1])
+        """D of pooled features."""
+        return int(self.blocks[0].shape[1])
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
+        return int(self._starts[-1])
 
-    def take(self, rows: npt.NDArray[np.int64]) -> Float32:
-        """The chosen rows, copied: float32 [n, D].
+    def take(self, rows: npt.NDArray[np.int64]) -> Values:
+        """The chosen rows, copied: [n, *shape] in the entry's type.
 
         Args:
             rows: int64 [n], in any order.
         """
         assert not len(rows) or 0 <= rows.min() <= rows.max() < len(self), "no such rows"
-        result = np.empty((len(rows), self.width), np.float32)
-        part_rows = len(self.parts[0])
-        owner = rows // part_rows
-        for part in np.unique(owner):
-            here = owner == part
-            result[here] = self.parts[part][rows[here] - part * part_rows]
+        result = np.empty((len(rows), *self.shape), self.blocks[0].dtype)
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for block in np.unique(owner):
+            here = owner == block
+            result[here] = self.blocks[block][rows[here] - self._starts[block]]
         return result
 
 
@@ -106,7 +117,7 @@ class FeatureStore:
         """
         folder = self.folder(key)
         try:
-            parts = _read_manifest(folder / MANIFEST, key)
+            parts, shape = _read_manifest(folder / MANIFEST, key)
         except FileNotFoundError:
             return None
         seal = (str(folder), tuple(parts.values()))
@@ -117,7 +128,7 @@ class FeatureStore:
             _VERIFIED.add(seal)
         with contextlib.suppress(OSError):  # a store that is mounted read-only can still be read
             os.utime(folder / MANIFEST)
-        return Features(tuple(_map(folder / name) for name in parts))
+        return Features(tuple(b for name in parts for b in _map(folder / name, shape)))
 
     def missing(self, key: FeatureKey, *, n_rows: int) -> list[range]:
         """The row ranges that no part holds yet, one a part."""
@@ -126,36 +137,33 @@ class FeatureStore:
             rows for rows in part_ranges(n_rows) if not (folder / _part_name(rows.start)).is_file()
         ]
 
-    def put(self, key: FeatureKey, rows: range, features: Float32) -> None:
-        """Write one part.
+    @contextlib.contextmanager
+    def writing(self, key: FeatureKey, rows: range) -> Iterator[PartWriter]:
+        """Write one part, block by block; it gets its name when all of it is there.
 
         Args:
             key: The entry.
             rows: One of `part_ranges`.
-            features: float32 [len(rows), D].
-
-        Raises:
-            IntegrityError: A feature is not finite.
         """
-        assert len(features) == len(rows), f"{len(features)} features for {len(rows)} rows"
-        if not np.isfinite(features).all():
-            raise IntegrityError(
-                f"{key.backbone} gave features that are not finite for rows {rows.start}–"
-                f"{rows.stop - 1}. Its weights may be damaged"
-            )
         folder = self.folder(key)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _part_name(rows.start)
         # Not the process id: containers on two nodes often have the same.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        values = pa.array(np.ascontiguousarray(features, np.float32).ravel())
-        column = pa.FixedSizeListArray.from_arrays(values, features.shape[1])
-        batch = pa.record_batch([column], names=["features"])
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        sync_file(temporary)
-        _publish(temporary, path)
+        try:
+            with PartWriter(temporary, key) as writer:
+                yield writer
+            assert writer.n_rows == len(rows), f"{writer.n_rows} features for {len(rows)} rows"
+            sync_file(temporary)
+            _publish(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync_folder(folder)
+
+    def put(self, key: FeatureKey, rows: range, values: Values) -> None:
+        """Write one part at once; see `writing`."""
+        with self.writing(key, rows) as part:
+            part.write(values)
 
     def seal(self, key: FeatureKey, *, n_rows: int) -> Features:
         """Declare the entry finished and map it.
@@ -169,8 +177,57 @@ class FeatureStore:
         if absent:
             raise IntegrityError(f"{folder} lacks {', '.join(absent)}. Fill it again")
         parts = {name: file_digest(folder / name) for name in names}
-        write_json(folder / MANIFEST, {"key": key.to_json(), "rows": n_rows, "parts": parts})
-        return Features(tuple(_map(folder / name) for name in names))
+        shape = _row_shape(folder / names[0])
+        content = {"key": key.to_json(), "rows": n_rows, "shape": shape, "parts": parts}
+        write_json(folder / MANIFEST, content)
+        return Features(tuple(b for name in names for b in _map(folder / name, shape)))
+
+
+class PartWriter:
+    """Appends blocks of rows to one Arrow IPC file."""
+
+    def __init__(self, path: Path, key: FeatureKey) -> None:
+        self.n_rows = 0
+        self._key = key
+        self._open = contextlib.ExitStack()
+        self._sink = self._open.enter_context(pa.OSFile(str(path), "wb"))
+        self._writer: Any = None
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def write(self, values: Values) -> None:
+        """Append rows.
+
+        Args:
+            values: [n, *shape], of one shape throughout; cast to the entry's type.
+
+        Raises:
+            IntegrityError: A value is not finite in that type.
+        """
+        with np.errstate(over="ignore"):
+            cast = np.ascontiguousarray(values, self._key.dtype)
+        if not np.isfinite(cast).all():
+            wide = np.isfinite(values).all()
+            raise IntegrityError(
+                f"{self._key.backbone} gave {self._key.cut} features "
+                + (
+                    f"beyond {self._key.dtype}. Set stored_precision: fp32"
+                    if wide
+                    else "that are not finite. Its weights may be damaged"
+                )
+            )
+        column = pa.FixedSizeListArray.from_arrays(
+            pa.array(cast.reshape(-1)), cast[0].size if len(cast) else 1
+        )
+        schema = pa.schema([("features", column.type)], {_SHAPE: json.dumps(cast.shape[1:])})
+        if self._writer is None:
+            self._writer = self._open.enter_context(pa.ipc.new_file(self._sink, schema))
+        self._writer.write_batch(pa.record_batch([column], schema=schema))
+        self.n_rows += len(cast)
 
 
 def part_ranges(n_rows: int) -> list[range]:
@@ -193,8 +250,8 @@ def _publish(temporary: Path, path: Path) -> None:
         temporary.unlink()
 
 
-def _read_manifest(path: Path, key: FeatureKey) -> dict[str, str]:
-    """The digests of an entry's parts by name.
+def _read_manifest(path: Path, key: FeatureKey) -> tuple[dict[str, str], list[int]]:
+    """The digests of an entry's parts by name, and the shape of a row.
 
     Raises:
         FileNotFoundError: The entry is missing or unfinished.
@@ -203,12 +260,13 @@ def _read_manifest(path: Path, key: FeatureKey) -> dict[str, str]:
     try:
         manifest = json.loads(path.read_bytes())
         parts: dict[str, str] = manifest["parts"]
+        shape: list[int] = manifest["shape"]
         fits = manifest["key"] == key.to_json() and bool(parts)
     except (ValueError, KeyError, TypeError):
         fits = False
     if not fits:
         raise _damaged(path)
-    return parts
+    return parts, shape
 
 
 def _damaged(path: Path) -> IntegrityError:
@@ -221,12 +279,19 @@ def _part_name(start: int) -> str:
     return f"part-{start // ROWS_PER_PART:05d}.arrow"
 
 
-def _map(path: Path) -> Float32:
-    """A part as an array on the mapped file."""
+def _map(path: Path, shape: Sequence[int]) -> Iterator[Values]:
+    """The blocks of a part as arrays on the mapped file."""
     table: Any = pa.ipc.open_file(pa.memory_map(str(path)))
-    column = table.get_batch(0).column(0)
-    values: Float32 = column.flatten().to_numpy(zero_copy_only=True)
-    return values.reshape(len(column), -1)
+    for n in range(table.num_record_batches):
+        column = table.get_batch(n).column(0)
+        values: Values = column.flatten().to_numpy(zero_copy_only=True)
+        yield values.reshape(len(column), *shape)
+
+
+def _row_shape(path: Path) -> list[int]:
+    table: Any = pa.ipc.open_file(pa.memory_map(str(path)))
+    shape: list[int] = json.loads(table.schema.metadata[_SHAPE])
+    return shape
 
 
 def batched(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.models.split import Split
 from orchestrator.spec.parts import BackboneSpec, InputContract
 
 Pooling = Literal["last", "multi-scale"]
+
+# An output of a forward pass: pooled features, or the activations after a stage.
+Output = Pooling | int
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,16 @@ class Prefix:
 
     activations: Tensor
     pooled: Tensor
+
+    def __len__(self) -> int:
+        return len(self.activations)
+
+    def tensor_split(self, n_parts: int) -> tuple[Prefix, ...]:
+        """As `Tensor.tensor_split`, of both."""
+        pairs = zip(
+            self.activations.tensor_split(n_parts), self.pooled.tensor_split(n_parts), strict=True
+        )
+        return tuple(Prefix(*pair) for pair in pairs)
 
 
 class Backbone(nn.Module):
@@ -147,6 +161,62 @@ class Backbone(nn.Module):
         last: Tensor = x
         return last
 
+    def outputs(self, images: Tensor, wanted: Sequence[Output]) -> list[Tensor]:
+        """Several outputs of one forward pass, which goes no further than they need.
+
+        Args:
+            images: `[N, 3, H, W]`.
+            wanted: Poolings, or cuts whose activations are wanted.
+
+        Returns:
+            For each: features float32 `[N, D]`, or the activations after that stage.
+        """
+        last = self.n_stages if set(wanted) - set(self.cuts) else max(map(int, wanted))
+        x: Any = images
+        found: dict[Output, Tensor] = {}
+        pooled: list[Tensor] = []
+        for stage in range(last + 1):
+            x = self.stages[stage](x)
+            if stage in wanted:
+                self._assert_cut(stage)
+                found[stage] = x
+            if "multi-scale" in wanted and stage > 0:
+                pooled.append(self._pool_stage(x))
+        if "multi-scale" in wanted:
+            found["multi-scale"] = torch.cat(pooled, dim=1)
+        if "last" in wanted:
+            found["last"] = self.pooled(x)
+        return [found[output] for output in wanted]
+
+    def n_pooled(self, cut: int, pooling: Pooling) -> int:
+        """Columns of `Prefix.pooled`: the first ones of the features `multi-scale`."""
+        return 2 * sum(self.widths[1 : cut + 1]) if pooling == "multi-scale" else 0
+
+    @torch.no_grad()
+    def activation_shape(self, cut: int) -> tuple[int, ...]:
+        """The shape of one image's activations after a stage, by a run on the meta device."""
+        self._assert_cut(cut)
+        x: Any = torch.empty(2, 3, self.input.size, self.input.size, device="meta")
+        for stage in self.stages[: cut + 1]:
+            x = on_meta(stage, x)
+        return tuple(x.shape[1:])
+
+    @torch.no_grad()
+    def share_before(self, cut: int) -> float:
+        """Share of a forward pass's arithmetic in stages 0 … `cut`, counted on the meta device."""
+        self._assert_cut(cut)
+        x: Any = torch.empty(2, 3, self.input.size, self.input.size, device="meta")
+        counts = []
+        for stage in self.stages:
+            with FlopCounterMode(display=False) as counter:
+                x = on_meta(stage, x)
+            counts.append(counter.get_total_flops())
+        return float(sum(counts[: cut + 1]) / max(1, sum(counts)))
+
+    def is_map(self, activations: Tensor) -> bool:
+        """Whether activations are `[N, C, H, W]`, rather than tokens or channels last."""
+        return activations.ndim == 4 and not self._channels_last
+
     def pooled(self, activations: Tensor) -> Tensor:
         """Features `last`, float32 `[N, D]`, from the output of the last stage."""
         features: Tensor = self.closing(activations)
@@ -171,7 +241,7 @@ class Backbone(nn.Module):
             float32 `[N, feature_width(pooling)]`.
         """
         self._assert_cut(cut)
-        n_earlier = 2 * sum(self.widths[1 : cut + 1]) if pooling == "multi-scale" else 0
+        n_earlier = self.n_pooled(cut, pooling)
         given = 0 if earlier is None else earlier.shape[1]
         assert given == n_earlier, f"{given} pooled columns of earlier stages, not {n_earlier}"
         pooled = [earlier.float()] if earlier is not None and n_earlier else []

@@ -85,11 +85,12 @@ def _amount(key: str, known: float) -> str:
 def _shared(row: Mapping[str, Any]) -> Safe:
     what = str(row.get("what") or "work")
     trials, each = finite(row.get("trials")), finite(row.get("seconds_each"))
-    words = ["computed once"]
+    passes, images = finite(row.get("forward_passes_saved")), finite(row.get("images"))
+    words = ["computed once" if row.get("stored", True) else "recomputed in every epoch: no room"]
     if trials is not None:
         words.append(f"for {plural(int(trials), 'trial')}")
-    if trials is not None and each is not None:
-        words.append(f"saving about {duration(max(0.0, trials - 1) * each)}")
+    if passes and images and each is not None:
+        words.append(f"saving about {duration(passes / images * each)}")
     return el("li", el("b", what), f": {', '.join(words)}.")
 
 

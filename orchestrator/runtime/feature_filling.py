@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,22 +11,56 @@ import ray
 import torch
 
 from orchestrator.data.examples import Examples
-from orchestrator.features.filling import compute_features, feature_key, search_rows
+from orchestrator.features.filling import compute_outputs, feature_key, search_rows
 from orchestrator.features.store import FeatureKey, FeatureStore
+from orchestrator.models.backbone import Output
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
 from orchestrator.spec.parts import BackboneSpec, InputContract
-from orchestrator.spec.strategy import Pooling
+from orchestrator.spec.strategy import StoredPrecision
 
 
 @dataclass(frozen=True)
-class FeatureNeed:
-    """Features that some trials of a sweep will read."""
+class Pass:
+    """A forward pass of a frozen backbone over the data; what it is needed for varies."""
 
     backbone: BackboneSpec
     weights_digest: str
     input: InputContract
-    pooling: Pooling
     view: int
+
+    def key(self, examples: Examples, output: Output, precision: StoredPrecision) -> FeatureKey:
+        """The store's key of one of its outputs."""
+        return feature_key(
+            self.backbone,
+            self.weights_digest,
+            self.input,
+            examples.digest,
+            output=output,
+            view=self.view,
+            precision=precision,
+        )
+
+
+@dataclass(frozen=True)
+class FeatureNeed:
+    """Stored outputs that some trials of a sweep will read."""
+
+    source: Pass
+    output: Output
+    precision: StoredPrecision = "fp32"
+
+    def key(self, examples: Examples) -> FeatureKey:
+        """The store's key."""
+        return self.source.key(examples, self.output, self.precision)
+
+    def __str__(self) -> str:
+        what = (
+            f"{self.output} features"
+            if isinstance(self.output, str)
+            else f"activations after stage {self.output}"
+        )
+        view = f", view {self.source.view}" if self.source.view else ""
+        return f"{self.source.backbone.name} {what} at {self.source.input.size} px{view}"
 
 
 def fill_features(
@@ -39,72 +74,79 @@ def fill_features(
 ) -> float:
     """Compute what the store lacks of `needs`, in parallel over the cluster.
 
+    All outputs of one pass are computed together.
+
     Args:
         needs: What will be read.
         data: The folder of the data set's index, seen by every node.
         store: Seen by every node.
         cpus: Of each task, and its threads.
         gpus: Of each task.
-        progress: Told the backbone's name, images done and images to do.
+        progress: Told what is filled, images done and images to do.
 
     Returns:
         Share of the needs that were there already: the hits.
     """
     examples = open_examples(data)
-    rows = search_rows(examples)
-    hits = 0
-    for need in needs:
-        key = _key(need, examples)
-        if store.find(key) is not None:
-            hits += 1
-            continue
-        parts = store.missing(key, n_rows=len(rows))
-        done = len(rows) - sum(len(part) for part in parts)
-        view = f", view {need.view}" if need.view else ""
-        label = f"{need.backbone.name} {need.pooling} features at {need.input.size} px{view}"
-        progress(label, done, len(rows))
-        task = _fill_part.options(num_cpus=cpus, num_gpus=gpus)
-        waiting = {
-            task.remote(need, part, str(data), str(store.root), max(1, int(cpus))): len(part)
-            for part in parts
-        }
-        while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1)
-            ray.get(ready)
-            done += sum(waiting.pop(ref) for ref in ready)
-            progress(label, done, len(rows))
-        store.seal(key, n_rows=len(rows))
-    return hits / max(1, len(needs))
+    n_rows = len(search_rows(examples))
+    absent = [need for need in needs if store.find(need.key(examples)) is None]
+    jobs: dict[tuple[Pass, range], list[FeatureNeed]] = {}
+    for need in absent:
+        for part in store.missing(need.key(examples), n_rows=n_rows):
+            jobs.setdefault((need.source, part), []).append(need)
+    task = _fill_part.options(num_cpus=cpus, num_gpus=gpus)
+    waiting = {
+        task.remote(tuple(wanted), part, str(data), str(store.root), max(1, int(cpus))): (
+            source,
+            len(part),
+        )
+        for (source, part), wanted in jobs.items()
+    }
+    done, total = 0, sum(images for _, images in waiting.values())
+    if total:
+        progress(_label(next(iter(jobs))[0]), 0, total)
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1)
+        ray.get(ready)
+        for ref in ready:
+            source, images = waiting.pop(ref)
+            done += images
+            progress(_label(source), done, total)
+    for need in absent:
+        store.seal(need.key(examples), n_rows=n_rows)
+    return 1 - len(absent) / max(1, len(needs))
+
+
+def _label(source: Pass) -> str:
+    return f"forward passes of {source.backbone.name} at {source.input.size} px"
 
 
 @ray.remote(max_retries=3)
-def _fill_part(need: FeatureNeed, part: range, data: str, root: str, threads: int) -> None:
+def _fill_part(
+    needs: tuple[FeatureNeed, ...], part: range, data: str, root: str, threads: int
+) -> None:
+    """Compute one part of several entries that one pass gives."""
     torch.set_num_threads(threads)
     examples = open_examples(Path(data))
-    rows = search_rows(examples)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    source = needs[0].source
     backbone = pristine_backbone(
-        need.backbone, image_size=need.input.size, expected_digest=need.weights_digest, seed=0
+        source.backbone,
+        image_size=source.input.size,
+        expected_digest=source.weights_digest,
+        seed=0,
     )
-    features = compute_features(
-        backbone,
-        examples,
-        rows[part.start : part.stop],
-        contract=need.input,
-        pooling=need.pooling,
-        view=need.view,
-        device=device,
-        threads=threads,
-    )
-    FeatureStore(Path(root)).put(_key(need, examples), part, features)
-
-
-def _key(need: FeatureNeed, examples: Examples) -> FeatureKey:
-    return feature_key(
-        need.backbone,
-        need.weights_digest,
-        need.input,
-        examples.digest,
-        pooling=need.pooling,
-        view=need.view,
-    )
+    store = FeatureStore(Path(root))
+    with ExitStack() as parts:
+        writers = [parts.enter_context(store.writing(need.key(examples), part)) for need in needs]
+        for values in compute_outputs(
+            backbone,
+            examples,
+            search_rows(examples)[part.start : part.stop],
+            [need.output for need in needs],
+            contract=source.input,
+            view=source.view,
+            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            threads=threads,
+        ):
+            for writer, rows in zip(writers, values, strict=True):
+                writer.write(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -46,6 +47,36 @@ def pristine_backbone(
 def initial_weights_digest(spec: BackboneSpec, *, image_size: int) -> str:
     """The digest of the weights that `spec` names now; random ones are those of seed 0."""
     return _built(spec, image_size, 0)[1]
+
+
+@dataclass(frozen=True)
+class CutFacts:
+    """A cut below the stages that train.
+
+    Attributes:
+        cut: The stage after which stored activations enter.
+        shape: Of one image's activations.
+        share: Of the multiply-adds of a forward pass that come before the cut.
+    """
+
+    cut: int
+    shape: tuple[int, ...]
+    share: float
+
+
+@lru_cache(maxsize=256)
+def cut_facts(name: str, image_size: int, n_trainable: int) -> CutFacts | None:
+    """The deepest cut below the last `n_trainable` stages, or None if the stem trains as well."""
+    backbone = _random_backbone(name, image_size)
+    cut = backbone.deepest_cut(n_trainable)
+    if cut is None:
+        return None
+    return CutFacts(cut, backbone.activation_shape(cut), backbone.share_before(cut))
+
+
+@lru_cache(maxsize=1)
+def _random_backbone(name: str, image_size: int) -> Backbone:
+    return build_backbone(BackboneSpec(name=name, weights="none"), image_size=image_size)
 
 
 @lru_cache(maxsize=1)

@@ -13,8 +13,8 @@ import torch
 
 from orchestrator.errors import IntegrityError
 from orchestrator.features.filling import feature_key, search_rows
-from orchestrator.features.store import Features, FeatureStore, Float32
-from orchestrator.models.backbone import Backbone
+from orchestrator.features.store import FeatureKey, Features, FeatureStore, Float32, Values
+from orchestrator.models.backbone import Backbone, Output
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
 from orchestrator.spec.experiment import Experiment
@@ -58,7 +58,8 @@ class WorkerIO:
         self._experiment = experiment
         self._store = store
         self._reporter = reporter
-        self._features: dict[int, Features] = {}
+        self._rows = search_rows(self.examples)
+        self._found: dict[FeatureKey, Features] = {}
         self._last_step_s = 0.0
 
     def backbone(self) -> Backbone:
@@ -77,27 +78,51 @@ class WorkerIO:
         )
 
     def features(self, rows: npt.NDArray[np.int64], view: int = 0) -> Float32:
-        """Stored features of training and validation examples."""
-        if view not in self._features:
-            key = feature_key(
-                self._experiment.backbone,
-                self._experiment.weights_digest,
-                self._experiment.input,
-                self._experiment.data_digest,
-                pooling=self._experiment.strategy.pooling,
-                view=view,
-            )
+        """Stored features of training and validation examples.
+
+        Raises:
+            IntegrityError: They are not stored, or damaged.
+        """
+        return self._take(rows, self._key(self._experiment.strategy.pooling, view))
+
+    def stores(self, cut: int) -> bool:
+        """Whether every view that the trial reads is stored."""
+        return all(
+            self._store.find(self._key(cut, view)) is not None
+            for view in range(self._experiment.strategy.stored_views)
+        )
+
+    def activations(self, rows: npt.NDArray[np.int64], cut: int, view: int = 0) -> Values:
+        """Stored activations of training and validation examples.
+
+        Raises:
+            IntegrityError: They are not stored, or damaged.
+        """
+        return self._take(rows, self._key(cut, view))
+
+    def _key(self, output: Output, view: int) -> FeatureKey:
+        return feature_key(
+            self._experiment.backbone,
+            self._experiment.weights_digest,
+            self._experiment.input,
+            self._experiment.data_digest,
+            output=output,
+            view=view,
+            precision=self._experiment.strategy.stored_precision,
+        )
+
+    def _take(self, rows: npt.NDArray[np.int64], key: FeatureKey) -> Values:
+        if key not in self._found:
             found = self._store.find(key)
             if found is None:
                 raise IntegrityError(
-                    f"the feature store {self._store.root} has no features of {key.backbone}. "
-                    "Run the same command again and they are computed"
+                    f"the feature store {self._store.root} has no {key.cut} features of "
+                    f"{key.backbone}. Run the same command again and they are computed"
                 )
-            self._features[view] = found
-            self._positions = search_rows(self.examples)
-        found_at = np.searchsorted(self._positions, rows)
-        assert np.array_equal(self._positions[found_at], rows), "a test example has no features"
-        return self._features[view].take(found_at)
+            self._found[key] = found
+        at = np.searchsorted(self._rows, rows)
+        assert np.array_equal(self._rows[at], rows), "a test example has no features"
+        return self._found[key].take(at)
 
     def on_phase(self, phase: PhaseRow) -> None:
         """Show the groups with rates and counts."""

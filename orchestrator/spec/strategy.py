@@ -24,6 +24,7 @@ Schedule = Literal["constant", "step", "cosine", "onecycle", "linear-warm-up-cos
 Augment = Literal["none", "light", "standard", "trivial"]
 BatchNorm = Literal["frozen", "adapt"]
 Pooling = Literal["last", "multi-scale"]
+StoredPrecision = Literal["fp32", "fp16"]
 
 
 class StrategyParams(Frozen):
@@ -61,6 +62,10 @@ class StrategyParams(Frozen):
         0.0, description="largest gradient norm a step; 0 for no clipping"
     )
 
+    ema_decay: Fraction = Field(
+        0.0, description="validate and keep a moving average of the weights; 0 for none"
+    )
+
     loss: Literal["cross-entropy", "focal"] = Field(
         "cross-entropy", description="focal down-weights easy examples"
     )
@@ -82,8 +87,17 @@ class StrategyParams(Frozen):
 
     views: Literal[1, 2, 4, 8] = Field(
         1,
-        description="stored views of each image that a head trains on: itself, mirrored, "
-        "turned by half, by quarters",
+        description="stored views of each image to train on where augment is none: itself, "
+        "mirrored, turned by half, by quarters",
+    )
+    predict_views: Literal[1, 2, 4, 8] = Field(
+        1,
+        description="views of an image whose logits are averaged in validation, test and "
+        "serving; each costs a forward pass",
+    )
+
+    stored_precision: StoredPrecision = Field(
+        "fp16", description="of stored activations; stored features are fp32"
     )
 
     image_size: Annotated[int, Field(ge=8, le=2048)] | None = Field(
@@ -95,6 +109,11 @@ class StrategyParams(Frozen):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on GPUs that have it, else fp32"
     )
+
+    @property
+    def stored_views(self) -> int:
+        """How many views of an image a trial may read: for training or for its outputs."""
+        return max(self.views, self.predict_views)
 
     @model_validator(mode="after")
     def _batch_divides(self) -> StrategyParams:

@@ -18,10 +18,18 @@ NAME_RULE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class BudgetSpec(Frozen):
-    """When a sweep ends: new records, and minutes of wall time summed over resumes."""
+    """When a sweep ends, and how much it may store.
+
+    Attributes:
+        trials: New records.
+        minutes: Of wall time, summed over resumes.
+        store_gb: Gigabytes (10^9 bytes) of stored features and activations; half of what is free
+            on the storage when not given.
+    """
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = 16
     minutes: Annotated[float, Field(gt=0)] | None = None
+    store_gb: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _bounded(self) -> BudgetSpec:

@@ -1,7 +1,8 @@
 """Checkpoints of a trial: one folder an epoch, written whole or not at all, verified when read.
 
     epoch-0007/weights.safetensors     the tensors that the trial can change
-    epoch-0007/optimizer.safetensors   moments and step counts
+    epoch-0007/optimizer.safetensors   moments and step counts; the last step's weights, if
+                                       weights.safetensors holds their average
     epoch-0007/state.json              position, schedule, rates, rows of all epochs so far
     epoch-0007/validation.safetensors  probabilities of the validation examples at this epoch
     epoch-0007/manifest.json           SHA-256 of the others
@@ -27,6 +28,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from orchestrator.spec.durable import file_digest, sync_file, sync_folder, write_json
 
 MANIFEST = "manifest.json"
+_LAST = "last."
 FILES = {
     "weights.safetensors",
     "optimizer.safetensors",
@@ -45,6 +47,15 @@ class Checkpoint:
     validation: dict[str, Tensor]
     state: dict[str, Any]
 
+    @property
+    def last(self) -> dict[str, Tensor]:
+        """The last step's weights, where `weights` holds averages."""
+        return {
+            name.removeprefix(_LAST): tensor
+            for name, tensor in self.optimizer.items()
+            if name.startswith(_LAST)
+        }
+
 
 def folder_name(epoch: int) -> str:
     """The folder of an epoch, counted from 1 over all phases."""
@@ -60,6 +71,7 @@ def write_checkpoint(
     schedule: LRScheduler,
     validation: dict[str, Tensor],
     state: dict[str, Any],
+    last: dict[str, Tensor] | None = None,
 ) -> Path:
     """Write the checkpoint of `epoch` below `root`; a folder of that name is replaced.
 
@@ -71,6 +83,7 @@ def write_checkpoint(
         schedule: The rates' schedule.
         validation: Outputs to keep with this epoch.
         state: Plain JSON data.
+        last: The last step's weights, where `weights` holds averages.
     """
     final = root / folder_name(epoch)
     temporary = root / f".{final.name}.tmp"
@@ -79,7 +92,7 @@ def write_checkpoint(
     moments, options = _split_optimizer(optimizer)
     for name, tensors in (
         ("weights", weights),
-        ("optimizer", moments),
+        ("optimizer", {**moments, **{_LAST + k: v for k, v in (last or {}).items()}}),
         ("validation", validation),
     ):
         ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
@@ -145,6 +158,8 @@ def restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer, schedule: LR
     options = checkpoint.state["optimizer_groups"]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in checkpoint.optimizer.items():
+        if name.startswith(_LAST):
+            continue
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     merged = [{**group, **saved} for group, saved in zip(groups, options, strict=True)]

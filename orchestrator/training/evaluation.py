@@ -15,7 +15,7 @@ from orchestrator.data.transforms import normalized
 from orchestrator.errors import IntegrityError
 from orchestrator.features.store import batched
 from orchestrator.models.backbone import Backbone
-from orchestrator.models.head import build_head
+from orchestrator.models.classifier import build_classifier_head
 from orchestrator.models.placing import placed
 from orchestrator.spec.experiment import Experiment
 from orchestrator.tasks.task import build_task
@@ -37,16 +37,11 @@ def trained_network(experiment: Experiment, backbone: Backbone, checkpoint: Path
         IntegrityError: The checkpoint is missing or damaged.
     """
     strategy = experiment.strategy
-    head = build_head(
-        strategy,
-        n_features=backbone.feature_width(strategy.pooling),
-        n_outputs=len(experiment.task.labels),
-        seed=strategy.seed,
-    )
+    head = build_classifier_head(backbone, strategy, n_outputs=len(experiment.task.labels))
     found = read_checkpoint(checkpoint)
     if found is None:
         raise IntegrityError(f"the checkpoint {checkpoint} is missing or damaged")
-    network = Network(backbone, head, pooling=strategy.pooling)
+    network = Network(backbone, head, strategy)
     load_trained(network, found)
     return network.eval()
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from orchestrator.data.examples import Examples
-from orchestrator.features.store import Float32
+from orchestrator.features.store import Float32, Values
 from orchestrator.models.backbone import Backbone
 from orchestrator.spec.record import EpochRow, PhaseRow
 
@@ -41,6 +41,12 @@ class TrialIO(Protocol):
 
     def features(self, rows: npt.NDArray[np.int64], view: int = 0) -> Float32:
         """Stored features of the chosen examples, one view of them: float32 [n, D]."""
+
+    def stores(self, cut: int) -> bool:
+        """Whether the activations after a stage are stored, in every view the trial reads."""
+
+    def activations(self, rows: npt.NDArray[np.int64], cut: int, view: int = 0) -> Values:
+        """Stored activations of the chosen examples, one view of them: [n, *shape]."""
 
     def on_phase(self, phase: PhaseRow) -> None:
         """A phase begins."""

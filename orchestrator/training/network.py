@@ -1,28 +1,28 @@
-"""Backbone and Head as one module, with what a Phase may move."""
+"""A Classifier in training: what a Phase may move."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from orchestrator.models.backbone import Backbone
+from orchestrator.models.backbone import Prefix
+from orchestrator.models.classifier import Classifier
 from orchestrator.models.freezing import set_trainable
-from orchestrator.models.head import Head
-from orchestrator.spec.strategy import Pooling
 from orchestrator.training.phases import Phase
 
 
-class Network(nn.Module):
-    """Images float [N, 3, S, S] to logits [N, C]."""
+class Network(Classifier):
+    """A Classifier whose stages are frozen and freed phase by phase."""
 
-    def __init__(self, backbone: Backbone, head: Head, *, pooling: Pooling) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-        self.pooling = pooling
+    def module_for(self, phase: Phase, cut: int | None) -> nn.Module:
+        """What runs in a phase: the head on features, the stages after a cut, or everything.
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.backbone.features(images, pooling=self.pooling))
-        return logits
+        Args:
+            phase: The phase.
+            cut: Where its inputs were stored; None for images.
+        """
+        if phase.from_features:
+            return self.head
+        return self if cut is None else _Suffix(self, cut)
 
     def enter(self, phase: Phase) -> None:
         """Let `phase`'s stages and the head learn, and freeze everything else."""
@@ -48,3 +48,14 @@ class Network(nn.Module):
         """Trainable and frozen parameters."""
         trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
         return trainable, sum(p.numel() for p in self.parameters()) - trainable
+
+
+class _Suffix(nn.Module):
+    """A network from one of its cuts on."""
+
+    def __init__(self, network: Network, cut: int) -> None:
+        super().__init__()
+        self._network, self._cut = network, cut
+
+    def forward(self, prefix: Prefix) -> Tensor:
+        return self._network.forward_from(prefix, self._cut)

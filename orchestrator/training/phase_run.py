@@ -7,15 +7,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from orchestrator.errors import DivergedError
 from orchestrator.models.backbone import batch_norms
+from orchestrator.models.classifier import mean_logits
 from orchestrator.models.freezing import assert_frozen
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import PhaseRow
 from orchestrator.tasks.losses import Loss
+from orchestrator.training.averaging import WeightAverage
 from orchestrator.training.checkpoint import Checkpoint, restore_optimizer
 from orchestrator.training.io import TrialIO
 from orchestrator.training.network import Network
@@ -23,7 +25,7 @@ from orchestrator.training.optimization import build_optimizer, build_schedule
 from orchestrator.training.param_groups import param_groups
 from orchestrator.training.phases import Phase
 from orchestrator.training.precision import autocast, resolve_precision
-from orchestrator.training.sources import Batch, build_source
+from orchestrator.training.sources import Batch, Inputs, build_source
 from orchestrator.training.workers import Workers
 
 CHECK_STEPS = 20
@@ -51,13 +53,15 @@ class PhaseRun:
             -len(io.examples.indices("train")) // experiment.strategy.batch_size
         )
         self.schedule = build_schedule(phase, self.optimizer, steps_per_epoch=self._steps_per_epoch)
-        self._source = build_source(experiment, phase, io, workers)
-        self._module: nn.Module = network.head if phase.from_features else network
+        self._source = build_source(experiment, phase, network.backbone, io, workers)
+        self._module = network.module_for(phase, self._source.cut)
         # Pooling every stage bypasses the layers that some backbones have behind the last one.
         bypasses = experiment.strategy.pooling == "multi-scale" and not phase.from_features
         self._wrapped = workers.wrap(self._module, some_unused=bypasses)
         self._precision = resolve_precision(experiment.strategy.precision, io.device)
         self.scaler = torch.amp.GradScaler(enabled=self._precision == "fp16")
+        trained = [p for group in self.groups for p in group.parameters]
+        self._average = WeightAverage(trained, phase.ema_decay) if phase.ema_decay else None
 
     def row(self) -> PhaseRow:
         """The phase as a Record shows it."""
@@ -74,6 +78,21 @@ class PhaseRun:
         """Put optimiser, schedule and loss scale back to where the checkpoint left them."""
         restore_optimizer(checkpoint, self.optimizer, self.schedule)
         self.scaler.load_state_dict(checkpoint.state.get("scaler", {}))
+        if self._average is not None:
+            self._average.restore(checkpoint.last)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Meanwhile the network's weights are their averages, where the phase keeps any."""
+        return nullcontext() if self._average is None else self._average.applied()
+
+    def last_weights(self) -> dict[str, Tensor]:
+        """The last step's weights, where the phase keeps averages."""
+        return {} if self._average is None else self._average.last()
+
+    def finish(self) -> None:
+        """The phase is over: the next one starts from its averages."""
+        if self._average is not None:
+            self._average.apply()
 
     def train(self, epoch: int, n_epochs: int) -> tuple[float, int]:
         """One epoch of training.
@@ -112,8 +131,9 @@ class PhaseRun:
         """Outputs for this worker's share of the validation examples: float32 [n, C]."""
         self._network.eval()
         parts = [torch.empty((0, len(self._experiment.task.labels)), device=self._io.device)]
-        with torch.inference_mode(), autocast(self._precision, self._io.device):
-            parts += [self._module(inputs).float() for inputs in self._source.validation()]
+        with self.averaged(), torch.inference_mode(), autocast(self._precision, self._io.device):
+            for views in self._source.validation():
+                parts.append(mean_logits([self._module(inputs).float() for inputs in views]))
         return torch.cat(parts)
 
     def _step(self, batch: Batch) -> Tensor:
@@ -134,9 +154,11 @@ class PhaseRun:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
+        if self._average is not None:
+            self._average.update(self.schedule.last_epoch)
         return summed
 
-    def _outputs(self, inputs: Tensor) -> Tensor:
+    def _outputs(self, inputs: Inputs) -> Tensor:
         """Outputs for training; a lone example has no statistics, so the running ones serve it."""
         norms = [norm for norm in batch_norms(self._network.backbone) if norm.training]
         lone = norms if len(inputs) == 1 else []
@@ -149,10 +171,10 @@ class PhaseRun:
 
     def _parts(
         self, batch: Batch
-    ) -> Iterator[tuple[Tensor, Tensor, AbstractContextManager[object]]]:
+    ) -> Iterator[tuple[Inputs, Tensor, AbstractContextManager[object]]]:
         """The batch in `accumulate` parts; gradients are exchanged with the last one only."""
         n_parts = min(self._experiment.strategy.accumulate, len(batch.inputs))
-        inputs = batch.inputs.tensor_split(n_parts)
+        inputs: tuple[Inputs, ...] = batch.inputs.tensor_split(n_parts)
         targets = batch.targets.tensor_split(n_parts)
         for number, pair in enumerate(zip(inputs, targets, strict=True), start=1):
             local = number < n_parts and self._workers.world_size > 1

@@ -40,13 +40,17 @@ class Phase:
     augment: Augment
     mixup: float
     cutmix: float
+    ema_decay: float
+
+    @property
+    def same_inputs(self) -> bool:
+        """Whether every epoch draws from the same few views, so that frozen outputs recur."""
+        return self.augment == "none" and self.mixup == 0 and self.cutmix == 0
 
     @property
     def from_features(self) -> bool:
-        """Whether the backbone's outputs are the same in every epoch, so that they can be read."""
-        return (
-            not self.stage_lrs and self.augment == "none" and self.mixup == 0 and self.cutmix == 0
-        )
+        """Whether the whole backbone is frozen, and its outputs can be read from the store."""
+        return not self.stage_lrs and self.same_inputs
 
 
 def compile_phases(strategy: Strategy, n_stages: int) -> tuple[Phase, ...]:
@@ -93,6 +97,7 @@ def _warm_up(strategy: FineTuning) -> tuple[Phase, ...]:
             augment="none",
             mixup=0.0,
             cutmix=0.0,
+            ema_decay=0.0,
         ),
     )
 
@@ -128,4 +133,5 @@ def _phase(
         augment=params.augment,
         mixup=params.mixup,
         cutmix=params.cutmix,
+        ema_decay=params.ema_decay,
     )

@@ -1,8 +1,8 @@
-"""Where a phase's inputs come from: stored features, or images decoded and transformed."""
+"""Where a phase's inputs come from: what is stored of frozen stages, or decoded images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,8 +12,12 @@ import torch
 from torch import Tensor
 
 from orchestrator.data.batches import epoch_batches, iterate_pixels
-from orchestrator.data.transforms import normalized
+from orchestrator.data.transforms import dihedral, normalized
+from orchestrator.features.filling import from_stored
+from orchestrator.features.store import Values
+from orchestrator.models.backbone import Backbone, Prefix
 from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.strategy import StrategyParams
 from orchestrator.tasks.losses import one_hot
 from orchestrator.training.io import TrialIO
 from orchestrator.training.mixing import mixed
@@ -22,97 +26,144 @@ from orchestrator.training.workers import Workers
 
 EVALUATION_BATCH = 64
 
+Rows = npt.NDArray[np.int64]
+
+
+# What a network is given: images [n, 3, S, S], features [n, D], or a frozen prefix's outputs.
+Inputs = Tensor | Prefix
+
 
 @dataclass(frozen=True)
 class Batch:
     """This worker's share of one global batch.
 
-    `inputs` are features [n, D] or images [n, 3, S, S]; `targets` float32 [n, C]; `n_global`
-    counts the examples of all workers. A worker without a share holds one example of weight 0.
+    `targets` are float32 [n, C]; `n_global` counts the examples of all workers. A worker without a
+    share holds one example of weight 0.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
     weight: float
     n_global: int
 
 
 class Source(Protocol):
-    """The inputs of one phase on one worker."""
+    """The inputs of one phase on one worker.
+
+    Attributes:
+        cut: The stage after which stored activations enter; None where images or features do.
+    """
+
+    cut: int | None
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """One epoch's batches in their seeded order."""
 
-    def validation(self) -> Iterator[Tensor]:
-        """This worker's share of the validation inputs, in order."""
+    def validation(self) -> Iterator[list[Inputs]]:
+        """This worker's share of the validation examples, in order.
+
+        Each batch is the views of its examples whose logits are to be averaged; images come once,
+        because the network turns them itself.
+        """
 
 
-class FeatureSource:
-    """Stored features: the backbone does not run."""
+class StoredSource:
+    """The outputs of a frozen backbone, or of its frozen first stages, read from the store."""
 
     def __init__(self, experiment: Experiment, io: TrialIO, workers: Workers) -> None:
         self._experiment, self._io, self._workers = experiment, io, workers
         self._targets = io.examples.targets()
-        self._width = io.features(io.examples.indices("train")[:1]).shape[1]
+        self.cut: int | None = None
 
     def training(self, epoch: int) -> Iterator[Batch]:
+        views = drawn_views(self._experiment.strategy, len(self._targets), epoch)
         for rows, weight, n_global in _shares(self._experiment, self._io, self._workers, epoch):
             yield Batch(
-                inputs=self._views(rows, epoch),
+                inputs=self._read(rows, views[rows]),
                 targets=one_hot(self._targets[rows], self._experiment.task).to(self._io.device),
                 weight=weight,
                 n_global=n_global,
             )
 
-    def validation(self) -> Iterator[Tensor]:
+    def validation(self) -> Iterator[list[Inputs]]:
         for rows in _validation_batches(self._io, self._workers):
-            yield self._features(rows)
+            yield [
+                self._read(rows, np.full(len(rows), view))
+                for view in range(self._experiment.strategy.predict_views)
+            ]
 
-    def _views(self, rows: npt.NDArray[np.int64], epoch: int) -> Tensor:
-        """Each example in the view that (seed, epoch, example) draws for it."""
-        strategy = self._experiment.strategy
-        if strategy.views == 1:
-            return self._features(rows)
-        rng = np.random.default_rng([strategy.seed, epoch, strategy.views])
-        drawn = rng.integers(strategy.views, size=len(self._targets))[rows]
-        inputs = np.empty((len(rows), self._width), np.float32)
-        for view in np.unique(drawn):
-            inputs[drawn == view] = self._io.features(rows[drawn == view], int(view))
-        return torch.from_numpy(inputs).to(self._io.device)
+    def _read(self, rows: Rows, views: Rows) -> Inputs:
+        return self._features(rows, views)
 
-    def _features(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(self._io.features(rows)).to(self._io.device)
+    def _features(self, rows: Rows, views: Rows) -> Tensor:
+        """Features of each row in its view: float32 [n, D]."""
+        return torch.from_numpy(_by_view(self._io.features, rows, views)).to(self._io.device)
+
+
+class PrefixSource(StoredSource):
+    """The outputs of the frozen first stages: the later ones run, the images are not decoded."""
+
+    def __init__(
+        self, experiment: Experiment, backbone: Backbone, cut: int, io: TrialIO, workers: Workers
+    ) -> None:
+        super().__init__(experiment, io, workers)
+        self._backbone, self._at = backbone, cut
+        self.cut = cut
+        self._n_pooled = backbone.n_pooled(cut, experiment.strategy.pooling)
+
+    def _read(self, rows: Rows, views: Rows) -> Inputs:
+        def activations(chosen: Rows, view: int) -> Values:
+            return self._io.activations(chosen, self._at, view)
+
+        found = _by_view(activations, rows, views)
+        device = self._io.device
+        pooled = torch.zeros(len(rows), 0, device=device)
+        if self._n_pooled:
+            pooled = self._features(rows, views)[:, : self._n_pooled]
+        return Prefix(from_stored(self._backbone, found, device), pooled)
 
 
 class ImageSource:
-    """Images, decoded ahead of the consumer and augmented by (seed, epoch, example)."""
+    """Images, decoded ahead of the consumer and augmented by (seed, epoch, example).
+
+    Without augmentation they are turned to the same views that a store would hold.
+    """
 
     def __init__(self, experiment: Experiment, phase: Phase, io: TrialIO, workers: Workers) -> None:
         self._experiment, self._phase, self._io, self._workers = experiment, phase, io, workers
         self._targets = io.examples.targets()
+        self.cut: int | None = None
 
     def training(self, epoch: int) -> Iterator[Batch]:
         shares = list(_shares(self._experiment, self._io, self._workers, epoch))
-        seed = self._experiment.strategy.seed
+        strategy = self._experiment.strategy
+        views = drawn_views(strategy, len(self._targets), epoch)
         batches = iterate_pixels(
             self._io.examples,
             [rows for rows, _, _ in shares],
             contract=self._experiment.input,
             augment=self._phase.augment,
-            seed=seed,
+            seed=strategy.seed,
             epoch=epoch,
             threads=self._io.threads,
         )
         for step, ((rows, pixels), (_, weight, n_global)) in enumerate(
             zip(batches, shares, strict=True)
         ):
+            if self._phase.augment == "none":
+                pixels = _turned(pixels, views[rows])
             targets = one_hot(self._targets[rows], self._experiment.task).to(self._io.device)
             inputs, targets = mixed(
-                self._images(pixels), targets, self._phase, seed=seed, epoch=epoch, step=step
+                self._images(pixels),
+                targets,
+                self._phase,
+                seed=strategy.seed,
+                epoch=epoch,
+                step=step,
             )
             yield Batch(inputs=inputs, targets=targets, weight=weight, n_global=n_global)
 
-    def validation(self) -> Iterator[Tensor]:
+    def validation(self) -> Iterator[list[Inputs]]:
         batches = iterate_pixels(
             self._io.examples,
             _validation_batches(self._io, self._workers),
@@ -123,7 +174,7 @@ class ImageSource:
             threads=self._io.threads,
         )
         for _, pixels in batches:
-            yield self._images(pixels)
+            yield [self._images(pixels)]
 
     def _images(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         images = torch.from_numpy(normalized(pixels, self._experiment.input))
@@ -132,11 +183,45 @@ class ImageSource:
         return images.to(self._io.device, memory_format=torch.channels_last, non_blocking=True)
 
 
-def build_source(experiment: Experiment, phase: Phase, io: TrialIO, workers: Workers) -> Source:
-    """Features where the phase lets them be read, images elsewhere."""
+def build_source(
+    experiment: Experiment, phase: Phase, backbone: Backbone, io: TrialIO, workers: Workers
+) -> Source:
+    """What is stored wherever a phase can start from it, images elsewhere.
+
+    Rank 0 decides for all whether activations are stored.
+    """
     if phase.from_features:
-        return FeatureSource(experiment, io, workers)
+        return StoredSource(experiment, io, workers)
+    cut = backbone.deepest_cut(len(phase.stage_lrs)) if phase.same_inputs else None
+    if cut is not None and workers.agree(io.stores(cut)):
+        return PrefixSource(experiment, backbone, cut, io, workers)
     return ImageSource(experiment, phase, io, workers)
+
+
+def drawn_views(strategy: StrategyParams, n_examples: int, epoch: int) -> Rows:
+    """The view of each example that (seed, epoch, example) draws: int64 [n_examples]."""
+    rng = np.random.default_rng([strategy.seed, epoch, strategy.views])
+    return rng.integers(strategy.views, size=n_examples)
+
+
+def _by_view(read: Callable[[Rows, int], Values], rows: Rows, views: Rows) -> Values:
+    """Each row in its own view, gathered from reads of one view each."""
+    present = np.unique(views)
+    if len(present) == 1:
+        return read(rows, int(present[0]))
+    parts = {int(view): read(rows[views == view], int(view)) for view in present}
+    some = next(iter(parts.values()))
+    found = np.empty((len(rows), *some.shape[1:]), some.dtype)
+    for view, values in parts.items():
+        found[views == view] = values
+    return found
+
+
+def _turned(pixels: npt.NDArray[np.uint8], views: Rows) -> npt.NDArray[np.uint8]:
+    found = np.empty_like(pixels)
+    for view in np.unique(views):
+        found[views == view] = dihedral(pixels[views == view], int(view))
+    return found
 
 
 def _shares(

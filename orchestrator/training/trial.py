@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import DivergedError, IntegrityError
-from orchestrator.models.head import build_head
+from orchestrator.models.classifier import build_classifier_head
 from orchestrator.models.placing import placed
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import EpochRow, PhaseRow, Status
@@ -71,17 +71,12 @@ def build_network(experiment: Experiment, io: TrialIO) -> Network:
     """The experiment's backbone and a fresh head that standardises by the stored features."""
     strategy = experiment.strategy
     backbone = io.backbone()
-    head = build_head(
-        strategy,
-        n_features=backbone.feature_width(strategy.pooling),
-        n_outputs=len(experiment.task.labels),
-        seed=strategy.seed,
-    )
+    head = build_classifier_head(backbone, strategy, n_outputs=len(experiment.task.labels))
     if strategy.strategy != "scratch":
         rows = io.examples.indices("train")
         step = max(1, len(rows) // STANDARDIZE_ROWS)
         head.standardize.fit(torch.from_numpy(io.features(rows[::step])))
-    return placed(Network(backbone, head, pooling=strategy.pooling), io.device)
+    return placed(Network(backbone, head, strategy), io.device)
 
 
 class _Trial:
@@ -132,6 +127,7 @@ class _Trial:
             decision, reason = self._epoch(run, epoch)
             if self.workers.agree(decision is Decision.STOP) and epoch < self._n_epochs():
                 return reason
+        run.finish()
         return None
 
     def _epoch(self, run: PhaseRun, epoch: int) -> tuple[Decision, str]:
@@ -152,7 +148,9 @@ class _Trial:
         )
         self._note(row)
         if self.io.rank == 0:
-            self._keep(run, epoch, probs)
+            with run.averaged():
+                weights = {k: t.clone() for k, t in self._trained().items()}
+            self._keep(run, epoch, probs, weights)
         self.workers.barrier()
         assert self.result.objective is not None
         return self.io.report(row, self.result.objective)
@@ -176,17 +174,21 @@ class _Trial:
             )
         self.result = replace(result, seconds=self._seconds())
 
-    def _keep(self, run: PhaseRun, epoch: int, probs: Tensor) -> None:
+    def _trained(self) -> dict[str, Tensor]:
+        return self.network.trained_tensors(self.phases)
+
+    def _keep(self, run: PhaseRun, epoch: int, probs: Tensor, weights: dict[str, Tensor]) -> None:
         """Write this epoch's checkpoint; of the others only the best stays."""
         root = self.io.checkpoints
         write_checkpoint(
             root,
             epoch,
-            weights=self.network.trained_tensors(self.phases),
+            weights=weights,
             optimizer=run.optimizer,
             schedule=run.schedule,
             validation={"probs": probs},
             state={**self._state(), "scaler": run.scaler.state_dict()},
+            last=run.last_weights(),
         )
         keep_only(root, {epoch, self.result.best_epoch or epoch})
 

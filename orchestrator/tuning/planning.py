@@ -35,10 +35,12 @@ def plan_sweep(
         with joined_cluster(address) as cluster:
             at_once = cluster.trials_at_once(spec.workers)
     torch.set_num_threads(max(1, int(spec.workers.cpus)))
+    factory = sweep.factory()
     plan = make_plan(
         spec,
-        sweep.factory(),
+        factory,
         sweep.examples,
+        shared=sweep.shared(factory),
         at_once=at_once,
         costs=CostBook(sweep.storage / "costs.json"),
         probe=probe,

@@ -19,6 +19,7 @@ from ray import tune
 from orchestrator.data.audit import Audit
 from orchestrator.data.examples import Examples
 from orchestrator.data.preparing import prepare_data
+from orchestrator.features.filling import search_rows
 from orchestrator.features.store import FeatureStore
 from orchestrator.runtime.cluster import Cluster, joined_cluster
 from orchestrator.runtime.feature_filling import fill_features
@@ -35,10 +36,11 @@ from orchestrator.spec.sweep import SweepSpec
 from orchestrator.tuning.clock import SweepClock
 from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
 from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leaderboard
-from orchestrator.tuning.plan import CostBook, make_plan, needs_of
+from orchestrator.tuning.plan import CostBook, make_plan
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.scheduler import FlaggingScheduler
 from orchestrator.tuning.searcher import SweepSearcher, outcome_of
+from orchestrator.tuning.sharing import Shared, shared_work, store_budget
 from orchestrator.tuning.suggestions import build_suggester
 from orchestrator.tuning.tracking import Tracker
 from orchestrator.tuning.watching import SweepWatcher
@@ -101,6 +103,19 @@ class PreparedSweep:
     def task(self) -> TaskSpec:
         """What is predicted."""
         return TaskSpec(kind=self.spec.task, labels=self.examples.labels)
+
+    def shared(self, factory: ExperimentFactory) -> list[Shared]:
+        """What this sweep's trials share.
+
+        Raises:
+            CapacityError: The features do not fit the store.
+        """
+        return shared_work(
+            self.spec,
+            factory,
+            images=len(search_rows(self.examples)),
+            budget_bytes=store_budget(self.spec),
+        )
 
     def factory(self) -> ExperimentFactory:
         """Makes this sweep's experiments; loads every backbone once for its digest."""
@@ -216,10 +231,10 @@ class _Run:
             return
         at_once = cluster.trials_at_once(self.spec.workers)
         factory = self.sweep.factory()
-        self._write_plan(factory, at_once)
+        shared = self._write_plan(factory, at_once)
         workers = self.spec.workers
         fill_features(
-            needs_of(self.spec, factory),
+            [work.need for work in shared if work.stored],
             data=self.folder / "data",
             store=self.sweep.store,
             cpus=workers.cpus,
@@ -369,17 +384,20 @@ class _Run:
             },
         )
 
-    def _write_plan(self, factory: ExperimentFactory, at_once: int) -> None:
+    def _write_plan(self, factory: ExperimentFactory, at_once: int) -> list[Shared]:
+        shared = self.sweep.shared(factory)
         plan = make_plan(
             self.spec,
             factory,
             self.sweep.examples,
+            shared=shared,
             at_once=at_once,
             costs=CostBook(self.sweep.storage / "costs.json"),
             probe=False,
             progress=self.progress,
         )
         self.folder.write("plan.json", plan)
+        return shared
 
     def _write_leaderboard(self, status: SweepStatus) -> None:
         write_leaderboard(

@@ -58,7 +58,7 @@ def test_what_is_put_and_sealed_is_found(tmp_path: Path) -> None:
     found = FeatureStore(tmp_path).find(KEY)
     assert found is not None
     assert (len(found), found.width) == features.shape
-    assert np.array_equal(np.concatenate(found.parts), features)
+    assert np.array_equal(np.concatenate(found.blocks), features)
 
 
 def test_parts_are_mapped_and_not_copied(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_parts_are_mapped_and_not_copied(tmp_path: Path) -> None:
     fill(store, values())
     found = store.find(KEY)
     assert found is not None
-    for part in found.parts:
+    for part in found.blocks:
         assert not part.flags.owndata
         assert not part.flags.writeable
     mapped = Path("/proc/self/maps")
@@ -109,7 +109,7 @@ def test_an_unfinished_entry_is_not_found_and_its_parts_are_kept(tmp_path: Path)
         store.put(KEY, rows, features[rows.start : rows.stop])
     assert store.missing(KEY, n_rows=N_ROWS) == []
     sealed = store.seal(KEY, n_rows=N_ROWS)
-    assert np.array_equal(np.concatenate(sealed.parts), features)
+    assert np.array_equal(np.concatenate(sealed.blocks), features)
 
 
 @pytest.mark.parametrize("name", ["part-00000.arrow", "part-00002.arrow", MANIFEST])
@@ -152,7 +152,7 @@ def test_the_first_writer_of_a_part_wins(tmp_path: Path) -> None:
     store.put(KEY, range(5), features * np.float32(1.0001))
     found = store.find(KEY)
     assert found is not None
-    assert np.array_equal(found.parts[0], features)
+    assert np.array_equal(found.blocks[0], features)
     assert not list(store.folder(KEY).glob(".*"))
 
 
@@ -176,7 +176,7 @@ def test_two_writers_at_once_leave_good_entries(tmp_path: Path) -> None:
     for view in range(10):
         found = store.find(KEY.model_copy(update={"view": view}))
         assert found is not None
-        for part, rows in zip(found.parts, part_ranges(600), strict=True):
+        for part, rows in zip(found.blocks, part_ranges(600), strict=True):
             written = features[rows.start : rows.stop]
             assert any(np.array_equal(part, written * np.float32(f)) for f in (1, 2))
     assert not list(tmp_path.rglob(".*"))

@@ -61,7 +61,7 @@ def fill(sweep: PreparedSweep, start: TrialStart, store: FeatureStore) -> None:
         experiment.weights_digest,
         experiment.input,
         experiment.data_digest,
-        pooling=experiment.strategy.pooling,
+        output=experiment.strategy.pooling,
     )
     backbone = pristine_backbone(
         experiment.backbone,

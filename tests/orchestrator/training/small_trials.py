@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from orchestrator.data.examples import Example, Examples, Split
-from orchestrator.features.filling import compute_features, feature_key, search_rows
-from orchestrator.features.store import FeatureStore, Float32, part_ranges
-from orchestrator.models.backbone import Backbone
+from orchestrator.features.filling import compute_outputs, feature_key, search_rows
+from orchestrator.features.store import FeatureStore, Float32, Values, part_ranges
+from orchestrator.models.backbone import Backbone, Output
 from orchestrator.models.building import build_backbone
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
@@ -84,6 +84,7 @@ class MemoryIO:
         rows: What was reported.
         reported: The backbone's tensors at the last report, before the best epoch's come back.
         steps: Steps done over all epochs.
+        stores_cuts: Whether activations are stored for whoever can start from them.
         dies_at_step: The step of an epoch in which the process dies; 0 for none.
     """
 
@@ -110,36 +111,47 @@ class MemoryIO:
         self.phases: list[PhaseRow] = []
         self.steps = 0
         self.dies_at_step = 0
+        self.stores_cuts = False
         self._experiment, self._store, self._on_report = experiment, store, on_report
 
     def backbone(self) -> Backbone:
         return self.used
 
     def features(self, rows: npt.NDArray[np.int64], view: int = 0) -> Float32:
+        return self._entry(self._experiment.strategy.pooling, rows, view)
+
+    def stores(self, cut: int) -> bool:
+        return self.stores_cuts
+
+    def activations(self, rows: npt.NDArray[np.int64], cut: int, view: int = 0) -> Values:
+        return self._entry(cut, rows, view)
+
+    def _entry(self, output: Output, rows: npt.NDArray[np.int64], view: int) -> Values:
         positions = search_rows(self.examples)
-        pooling = self._experiment.strategy.pooling
         key = feature_key(
             self._experiment.backbone,
             self._experiment.weights_digest,
             self._experiment.input,
             self._experiment.data_digest,
-            pooling=pooling,
+            output=output,
             view=view,
+            precision=self._experiment.strategy.stored_precision,
         )
         found = self._store.find(key)
         if found is None:
             for part in part_ranges(len(positions)):
-                values = compute_features(
-                    copy.deepcopy(initial_backbone(self._experiment.backbone.name)),
-                    self.examples,
-                    positions[part.start : part.stop],
-                    contract=self._experiment.input,
-                    pooling=pooling,
-                    view=view,
-                    device=CPU,
-                    threads=1,
-                )
-                self._store.put(key, part, values)
+                with self._store.writing(key, part) as writer:
+                    for (values,) in compute_outputs(
+                        copy.deepcopy(initial_backbone(self._experiment.backbone.name)),
+                        self.examples,
+                        positions[part.start : part.stop],
+                        [output],
+                        contract=self._experiment.input,
+                        view=view,
+                        device=CPU,
+                        threads=1,
+                    ):
+                        writer.write(values)
             found = self._store.seal(key, n_rows=len(positions))
         return found.take(np.searchsorted(positions, rows))
 

@@ -36,7 +36,7 @@ class Entered:
 def entered(strategy: Strategy, backbone: str) -> Entered:
     trunk = copy.deepcopy(initial_backbone(backbone))
     head = build_head(strategy, n_features=trunk.feature_width(), n_outputs=3, seed=0)
-    network = Network(trunk, head, pooling="last")
+    network = Network(trunk, head, strategy)
     (phase,) = compile_phases(strategy, trunk.n_stages)
     network.enter(phase)
     return Entered(network, phase, param_groups(network, phase))

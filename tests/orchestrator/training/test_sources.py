@@ -10,7 +10,7 @@ from orchestrator.data.batches import epoch_batches
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.strategy import FeatureExtraction, Strategy
 from orchestrator.training.phases import compile_phases
-from orchestrator.training.sources import Batch, FeatureSource, ImageSource, build_source
+from orchestrator.training.sources import Batch, ImageSource, StoredSource, build_source
 from orchestrator.training.workers import Workers
 from tests.orchestrator.training.small_trials import CPU, MakeIO, MemoryIO, experiment_of
 
@@ -19,13 +19,13 @@ ALONE = Workers(rank=0, world_size=1, device=CPU)
 
 def batches_of(experiment: Experiment, io: MemoryIO, epoch: int, workers: Workers) -> list[Batch]:
     (phase,) = compile_phases(experiment.strategy, 6)
-    return list(build_source(experiment, phase, io, workers).training(epoch))
+    return list(build_source(experiment, phase, io.used, io, workers).training(epoch))
 
 
 @pytest.mark.parametrize(
     ("strategy", "kind"),
     [
-        (FeatureExtraction(), FeatureSource),
+        (FeatureExtraction(), StoredSource),
         (FeatureExtraction(augment="light"), ImageSource),
         (FeatureExtraction(mixup=0.1), ImageSource),
     ],
@@ -35,7 +35,8 @@ def test_features_are_read_where_images_would_say_the_same(
 ) -> None:
     experiment = experiment_of(strategy, make_io.examples)
     (phase,) = compile_phases(strategy, 6)
-    assert type(build_source(experiment, phase, make_io(experiment), ALONE)) is kind
+    io = make_io(experiment)
+    assert type(build_source(experiment, phase, io.used, io, ALONE)) is kind
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -103,11 +104,15 @@ def test_a_stored_view_is_drawn_by_seed_epoch_and_example_only(
 
 
 def test_validation_is_the_examples_themselves_in_order(make_io: MakeIO) -> None:
-    experiment = experiment_of(FeatureExtraction(views=4), make_io.examples)
+    experiment = experiment_of(FeatureExtraction(views=4, predict_views=2), make_io.examples)
     io = make_io(experiment)
     (phase,) = compile_phases(experiment.strategy, 6)
-    found = torch.cat(list(build_source(experiment, phase, io, ALONE).validation())).numpy()
-    assert np.array_equal(found, io.features(io.examples.indices("validation")))
+    source = build_source(experiment, phase, io.used, io, ALONE)
+    batches = list(source.validation())
+    for view in range(2):
+        found = torch.cat([views[view] for views in batches]).numpy()
+        assert np.array_equal(found, io.features(io.examples.indices("validation"), view))
+    assert {len(views) for views in batches} == {2}
 
 
 def test_stored_features_are_what_the_images_give(make_io: MakeIO) -> None:
@@ -115,7 +120,7 @@ def test_stored_features_are_what_the_images_give(make_io: MakeIO) -> None:
     io = make_io(experiment)
     (phase,) = compile_phases(experiment.strategy, 6)
     images = ImageSource(experiment, phase, io, ALONE)
-    stored = FeatureSource(experiment, io, ALONE)
+    stored = StoredSource(experiment, io, ALONE)
     with torch.inference_mode():
         for seen, read in zip(images.training(1), stored.training(1), strict=True):
             features = io.used.features(seen.inputs)

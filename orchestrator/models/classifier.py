@@ -1,0 +1,73 @@
+"""The Classifier: a Backbone and a Head as one module, from images to logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.models.backbone import Backbone, Prefix
+from orchestrator.models.head import Head, build_head
+from orchestrator.spec.strategy import StrategyParams
+
+
+class Classifier(nn.Module):
+    """Images float [N, 3, S, S] to logits [N, C]; tensors are named `backbone.…` and `head.…`.
+
+    In eval mode the logits are the mean over the first `predict_views` views of an image, so that
+    validation, test and serving all answer alike; in train mode an image is seen as it comes.
+
+    Args:
+        backbone: Its own modules, changed by training.
+        head: Fits the backbone's features.
+        params: `pooling` and `predict_views` are read.
+    """
+
+    def __init__(self, backbone: Backbone, head: Head, params: StrategyParams) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.pooling = params.pooling
+        self.predict_views = params.predict_views
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images."""
+        if self.training or self.predict_views == 1:
+            return self._of_one_view(images)
+        return mean_logits(
+            [self._of_one_view(turned(images, view)) for view in range(self.predict_views)]
+        )
+
+    def forward_from(self, prefix: Prefix, cut: int) -> Tensor:
+        """Logits [N, C] of one view of images, from what stages 0 … `cut` made of it."""
+        features = self.backbone.features_from(
+            prefix.activations, cut, self.pooling, earlier=prefix.pooled
+        )
+        logits: Tensor = self.head(features)
+        return logits
+
+    def _of_one_view(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone.features(images, pooling=self.pooling))
+        return logits
+
+
+def build_classifier_head(backbone: Backbone, params: StrategyParams, *, n_outputs: int) -> Head:
+    """A new head for a backbone's features, its initialisation decided by `params.seed`."""
+    return build_head(
+        params,
+        n_features=backbone.feature_width(params.pooling),
+        n_outputs=n_outputs,
+        seed=params.seed,
+    )
+
+
+def mean_logits(views: list[Tensor]) -> Tensor:
+    """The mean of each example's logits over its views: [N, C] of V times [N, C]."""
+    return torch.stack(views).mean(0)
+
+
+def turned(images: Tensor, view: int) -> Tensor:
+    """`data.transforms.dihedral` for tensors [N, C, S, S]; the memory format stays."""
+    if view & 4:
+        images = images.transpose(2, 3)
+    axes = [axis for axis, bit in ((2, 2), (3, 1)) if view & bit]
+    return images.flip(axes) if axes else images

@@ -1,0 +1,242 @@
+"""What the trials of a sweep share: outputs of frozen stages, computed once and stored.
+
+Every stored output is a node of the sweep's graph: some trials read it in every epoch. Features are
+always stored: they are small. Activations at a cut are stored where there is room, those first
+that save the most time a byte; a trial whose activations are not stored runs the frozen stages
+itself, with the same outcome up to the rounding of the stored precision.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import CapacityError, Fault
+from orchestrator.runtime.feature_filling import FeatureNeed, Pass
+from orchestrator.runtime.process_cache import CutFacts, cut_facts
+from orchestrator.spec.backbone_table import facts_for
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.search_space import Block
+from orchestrator.spec.sweep import SweepSpec
+from orchestrator.training.phases import Phase, compile_phases
+from orchestrator.tuning.experiments import ExperimentFactory, values_of
+from orchestrator.tuning.suggestions import block_size
+
+BYTES = {"fp32": 4, "fp16": 2}
+SHAPING = (
+    "backbone",
+    "image_size",
+    "crop_fraction",
+    "pooling",
+    "views",
+    "predict_views",
+    "unfreeze",
+    "augment",
+    "stored_precision",
+)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One stored output and what reads it.
+
+    Attributes:
+        need: The output.
+        images: Rows of the entry.
+        bytes: Of the entry.
+        trials: Expected number of trials that read it.
+        passes: Forward passes over the images that these trials would make without it.
+        share: Of the arithmetic of a whole forward pass that one of them would be.
+        stored: Whether there is room for it.
+    """
+
+    need: FeatureNeed
+    images: int
+    bytes: int
+    trials: float
+    passes: float
+    share: float
+    stored: bool = True
+
+    @property
+    def saved_passes(self) -> float:
+        """Whole forward passes over the images that storing it saves."""
+        return max(0.0, self.passes - 1) * self.share
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """What must be stored together to be of use: all views of one output."""
+        source = self.need.source
+        return (source.backbone, source.input, self.need.output, self.need.precision)
+
+
+def shared_work(
+    spec: SweepSpec, factory: ExperimentFactory, *, images: int, budget_bytes: float
+) -> list[Shared]:
+    """All outputs that trials of the search could share, and which of them are stored.
+
+    Args:
+        spec: The sweep.
+        factory: Makes its experiments.
+        images: Training and validation examples.
+        budget_bytes: Room for the store.
+
+    Raises:
+        CapacityError: Not even the features have room.
+    """
+    found: dict[FeatureNeed, Shared] = {}
+    for block, share in zip(spec.search, block_shares(spec), strict=True):
+        corners = corner_experiments(block, factory)
+        for experiment in corners:
+            for use in _uses(experiment, images):
+                trials = share / len(corners)
+                old = found.get(use.need)
+                found[use.need] = Shared(
+                    need=use.need,
+                    images=images,
+                    bytes=use.bytes,
+                    trials=trials + (old.trials if old else 0),
+                    passes=trials * use.passes + (old.passes if old else 0),
+                    share=use.share,
+                )
+    return _within(list(found.values()), budget_bytes)
+
+
+def store_budget(spec: SweepSpec) -> float:
+    """Bytes that the store of this sweep may take."""
+    if spec.budget.store_gb is not None:
+        return spec.budget.store_gb * 1e9
+    root = Path(spec.storage)
+    while not root.exists():
+        root = root.parent
+    return shutil.disk_usage(root).free / 2
+
+
+def corner_experiments(block: Block, factory: ExperimentFactory) -> list[Experiment]:
+    """One experiment for each combination of what decides the cost of a block's trials."""
+    present = [name for name in SHAPING if name in block.dimensions]
+    lists = [_corners(block, name) for name in present]
+    return [
+        factory.make(block, {**block.vetted(), **dict(zip(present, values, strict=True))})
+        for values in itertools.product(*lists)
+    ]
+
+
+def phases_of(experiment: Experiment) -> tuple[Phase, ...]:
+    """The phases of an experiment, without building its backbone."""
+    n_stages = facts_for(experiment.backbone.name).n_stages
+    return compile_phases(experiment.strategy, n_stages)
+
+
+def frozen_cut(experiment: Experiment, phase: Phase) -> CutFacts | None:
+    """The cut whose stored activations a fine-tuning phase can start from."""
+    if not phase.stage_lrs or not phase.same_inputs:
+        return None
+    return cut_facts(experiment.backbone.name, experiment.input.size, len(phase.stage_lrs))
+
+
+def stored_cut_of(experiment: Experiment, stored: Collection[FeatureNeed]) -> int | None:
+    """The cut at which an experiment's fine-tuning starts, given what is stored."""
+    for phase in phases_of(experiment):
+        cut = frozen_cut(experiment, phase)
+        if cut is not None and all(
+            use.need in stored for use in _uses(experiment, 1) if use.need.output == cut.cut
+        ):
+            return cut.cut
+    return None
+
+
+def _uses(experiment: Experiment, images: int) -> list[Shared]:
+    """What one trial of an experiment reads, and how often."""
+    strategy = experiment.strategy
+    if strategy.strategy == "scratch":
+        return []
+    phases = phases_of(experiment)
+    facts = facts_for(experiment.backbone.name)
+    width = facts.feature_width if strategy.pooling == "last" else facts.multi_scale_width
+    head_epochs = sum(phase.epochs for phase in phases if phase.from_features)
+    tuned = [(phase, cut) for phase in phases if (cut := frozen_cut(experiment, phase))]
+    views = strategy.stored_views if head_epochs or tuned else 1
+    uses = []
+    for view in range(views):
+        source = Pass(experiment.backbone, experiment.weights_digest, experiment.input, view)
+        uses.append(
+            Shared(
+                need=FeatureNeed(source, strategy.pooling),
+                images=images,
+                bytes=images * width * BYTES["fp32"],
+                trials=1,
+                passes=head_epochs / views,
+                share=1.0,
+            )
+        )
+        uses += [
+            Shared(
+                need=FeatureNeed(source, cut.cut, strategy.stored_precision),
+                images=images,
+                bytes=images * math.prod(cut.shape) * BYTES[strategy.stored_precision],
+                trials=1,
+                passes=phase.epochs / views,
+                share=cut.share,
+            )
+            for phase, cut in tuned
+        ]
+    return uses
+
+
+def _within(found: Sequence[Shared], budget_bytes: float) -> list[Shared]:
+    """Mark what is stored: all features, then activations by time saved a byte."""
+    features = [work for work in found if isinstance(work.need.output, str)]
+    left = budget_bytes - sum(work.bytes for work in features)
+    if left < 0:
+        needed = budget_bytes - left
+        raise CapacityError(
+            [
+                Fault(
+                    "budget.store_gb",
+                    f"the features alone need {needed / 1e9:.3g} GB of the "
+                    f"{budget_bytes / 1e9:.3g} GB that the store may take. Give it more, or use "
+                    "fewer backbones, image sizes or views",
+                )
+            ]
+        )
+    groups: dict[tuple[Any, ...], list[Shared]] = {}
+    for work in found:
+        if not isinstance(work.need.output, str):
+            groups.setdefault(work.group, []).append(work)
+    kept: set[FeatureNeed] = {work.need for work in features}
+    for group in sorted(groups.values(), key=_saved_a_byte, reverse=True):
+        size = sum(work.bytes for work in group)
+        if size <= left and sum(work.saved_passes for work in group) > 0:
+            left -= size
+            kept.update(work.need for work in group)
+    return [replace(work, stored=work.need in kept) for work in found]
+
+
+def _saved_a_byte(group: Sequence[Shared]) -> float:
+    return sum(work.saved_passes * work.images for work in group) / sum(
+        work.bytes for work in group
+    )
+
+
+def _corners(block: Block, name: str) -> list[Any]:
+    listed = values_of(block, name)
+    return listed if listed else block.dimensions[name].extremes
+
+
+def block_shares(spec: SweepSpec) -> list[int]:
+    """How many trials each block gets when blocks are visited in turn."""
+    sizes = [block_size(block) for block in spec.search]
+    left = spec.budget.trials if spec.budget.trials is not None else 10 * len(sizes)
+    shares = [0] * len(sizes)
+    while left > 0 and any(share < size for share, size in zip(shares, sizes, strict=True)):
+        for n, size in enumerate(sizes):
+            if left > 0 and shares[n] < size:
+                shares[n] += 1
+                left -= 1
+    return shares
