@@ -82,14 +82,15 @@ def test_a_search_reads_training_and_validation_in_order_and_never_test(
 def test_the_key_names_all_that_decides_the_values() -> None:
     def key(**change: object) -> str:
         given = {"spec": SPEC, "contract": CONTRACT, "data": "d", "weights": "w", "view": 0}
-        given |= {"pooling": "last"} | change
+        given |= {"output": "last", "precision": "fp16"} | change
         return feature_key(
             given["spec"],  # type: ignore[arg-type]
             given["weights"],  # type: ignore[arg-type]
             given["contract"],  # type: ignore[arg-type]
             given["data"],  # type: ignore[arg-type]
-            pooling=given["pooling"],  # type: ignore[arg-type]
+            output=given["output"],  # type: ignore[arg-type]
             view=given["view"],  # type: ignore[arg-type]
+            precision=given["precision"],  # type: ignore[arg-type]
         ).digest
 
     changes: list[dict[str, object]] = [
@@ -98,10 +99,14 @@ def test_the_key_names_all_that_decides_the_values() -> None:
         {"weights": "x"},
         {"contract": CONTRACT.model_copy(update={"size": 64})},
         {"data": "x"},
-        {"pooling": "multi-scale"},
+        {"output": "multi-scale"},
+        {"output": 2},
+        {"output": 2, "precision": "fp32"},
         {"view": 1},
     ]
     digests = [key(**change) for change in changes]
     assert len(set(digests)) == len(digests)
+    # Pooled features are stored in fp32 whatever is asked for activations.
+    assert key(precision="fp32") == digests[0]
     # Where the weights file lies decides nothing: its digest does.
     assert key(spec=BackboneSpec(name=SPEC.name, weights="/elsewhere")) == digests[0]

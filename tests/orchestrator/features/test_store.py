@@ -61,6 +61,35 @@ def test_what_is_put_and_sealed_is_found(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate(found.blocks), features)
 
 
+def test_activations_keep_their_shape_and_half_precision(tmp_path: Path) -> None:
+    """They come block by block, of any length."""
+    store, key = (
+        FeatureStore(tmp_path),
+        KEY.model_copy(update={"cut": "stage-2", "dtype": "float16"}),
+    )
+    maps = np.random.default_rng(0).normal(size=(ROWS_PER_PART + 40, 3, 3, 2)).astype(np.float32)
+    for rows in part_ranges(len(maps)):
+        with store.writing(key, rows) as part:
+            for start in range(rows.start, rows.stop, 37):
+                part.write(maps[start : min(start + 37, rows.stop)])
+    store.seal(key, n_rows=len(maps))
+    found = FeatureStore(tmp_path).find(key)
+    assert found is not None
+    assert (len(found), found.shape) == (len(maps), (3, 3, 2))
+    chosen = np.array([551, 0, 36, 37, 511, 512, 512])
+    taken = found.take(chosen)
+    assert taken.dtype == np.float16
+    assert np.array_equal(taken, maps[chosen].astype(np.float16))
+
+
+def test_what_half_precision_cannot_hold_is_refused_with_what_to_set(tmp_path: Path) -> None:
+    store, key = FeatureStore(tmp_path), KEY.model_copy(update={"dtype": "float16"})
+    with pytest.raises(IntegrityError, match="stored_precision: fp32"):
+        store.put(key, range(2), np.array([[1.0], [7e4]], np.float32))
+    assert store.missing(key, n_rows=2) == [range(2)]
+    assert not list(store.folder(key).iterdir())
+
+
 def test_parts_are_mapped_and_not_copied(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
     fill(store, values())

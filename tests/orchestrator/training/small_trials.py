@@ -111,7 +111,7 @@ class MemoryIO:
         self.phases: list[PhaseRow] = []
         self.steps = 0
         self.dies_at_step = 0
-        self.stores_cuts = False
+        self.stores_cuts = True
         self._experiment, self._store, self._on_report = experiment, store, on_report
 
     def backbone(self) -> Backbone:

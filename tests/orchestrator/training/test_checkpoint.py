@@ -66,6 +66,18 @@ STRATEGIES: dict[str, Strategy] = {
         schedule="step",
         accumulate=2,
     ),
+    "partial-stored": Partial(
+        unfreeze=2,
+        warm_up_epochs=1,
+        epochs=3,
+        batch_size=4,
+        augment="none",
+        views=4,
+        predict_views=2,
+        pooling="multi-scale",
+        ema_decay=0.9,
+        backbone_lr=1e-3,
+    ),
     "full": Full(
         warm_up_epochs=1,
         epochs=2,

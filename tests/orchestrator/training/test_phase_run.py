@@ -32,6 +32,7 @@ class OnImages(Phase):
     """A phase that looks at images where it could read features."""
 
     from_features = property(lambda self: False)
+    same_inputs = property(lambda self: False)
 
 
 @dataclass(frozen=True)

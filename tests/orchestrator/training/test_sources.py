@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
 
 from orchestrator.data.batches import epoch_batches
+from orchestrator.models.backbone import Prefix
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.strategy import FeatureExtraction, Strategy
+from orchestrator.spec.strategy import FeatureExtraction, Partial, Strategy
 from orchestrator.training.phases import compile_phases
-from orchestrator.training.sources import Batch, ImageSource, StoredSource, build_source
+from orchestrator.training.sources import (
+    Batch,
+    ImageSource,
+    PrefixSource,
+    StoredSource,
+    build_source,
+)
+from orchestrator.training.trial import build_network
 from orchestrator.training.workers import Workers
 from tests.orchestrator.training.small_trials import CPU, MakeIO, MemoryIO, experiment_of
 
@@ -126,3 +136,49 @@ def test_stored_features_are_what_the_images_give(make_io: MakeIO) -> None:
             features = io.used.features(seen.inputs)
             torch.testing.assert_close(features, read.inputs, rtol=1e-4, atol=1e-5)
             assert torch.equal(seen.targets, read.targets)
+
+
+@pytest.mark.parametrize("pooling", ["last", "multi-scale"])
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "resnet18"])
+def test_stored_activations_are_what_the_images_give_in_the_same_views(
+    make_io: MakeIO, backbone: str, pooling: Literal["last", "multi-scale"]
+) -> None:
+    strategy = Partial(
+        unfreeze=1, warm_up_epochs=0, epochs=1, batch_size=4, augment="none", views=8,
+        predict_views=2, pooling=pooling, stored_precision="fp32",
+    )  # fmt: skip
+    experiment = experiment_of(strategy, make_io.examples, backbone=backbone)
+    io = make_io(experiment)
+    (phase,) = compile_phases(strategy, io.used.n_stages)
+    stored = build_source(experiment, phase, io.used, io, ALONE)
+    io.stores_cuts = False
+    images = build_source(experiment, phase, io.used, io, ALONE)
+    assert (type(stored), type(images)) == (PrefixSource, ImageSource)
+    assert stored.cut is not None
+    network = build_network(experiment, io).eval()
+    with torch.inference_mode():
+        for seen, read in zip(images.training(3), stored.training(3), strict=True):
+            assert torch.equal(seen.targets, read.targets)
+            assert isinstance(read.inputs, Prefix)
+            assert isinstance(seen.inputs, torch.Tensor)
+            features = network.backbone.features(seen.inputs, pooling)
+            torch.testing.assert_close(
+                network.forward_from(read.inputs, stored.cut),
+                network.head(features),
+                rtol=1e-3,
+                atol=1e-4,
+            )
+        for (pictures,), views in zip(images.validation(), stored.validation(), strict=True):
+            of_views = [network.forward_from(prefix, stored.cut) for prefix in views]
+            torch.testing.assert_close(
+                torch.stack(of_views).mean(0), network(pictures), rtol=1e-3, atol=1e-4
+            )
+
+
+def test_a_phase_whose_pictures_change_reads_images(make_io: MakeIO) -> None:
+    for changes in ({"augment": "light"}, {"mixup": 0.2}, {"cutmix": 1.0}):
+        strategy = Partial(**{"unfreeze": 1, "warm_up_epochs": 0, "augment": "none"} | changes)
+        experiment = experiment_of(strategy, make_io.examples)
+        io = make_io(experiment)
+        (phase,) = compile_phases(strategy, io.used.n_stages)
+        assert type(build_source(experiment, phase, io.used, io, ALONE)) is ImageSource

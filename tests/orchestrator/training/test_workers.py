@@ -46,6 +46,18 @@ ALIKE: dict[str, Strategy] = {
     "uneven": Partial(
         unfreeze=1, warm_up_epochs=1, epochs=1, batch_size=5, accumulate=3, optimizer="sgd"
     ),
+    "stored": Partial(
+        unfreeze=2,
+        warm_up_epochs=1,
+        epochs=2,
+        batch_size=4,
+        optimizer="sgd",
+        augment="none",
+        views=2,
+        ema_decay=0.5,
+        pooling="multi-scale",
+        stored_precision="fp32",
+    ),
     "multi-scale": Partial(
         unfreeze=1, warm_up_epochs=0, epochs=1, batch_size=5, optimizer="sgd", pooling="multi-scale"
     ),
@@ -139,8 +151,11 @@ def pair(examples: Examples, store: FeatureStore, tmp_path_factory: pytest.TempP
     ]
     for job in jobs:  # the features are there before two processes would compute them at once
         io = MemoryIO(job.experiment, examples, store, root / "unused")
+        rows = examples.indices("train")
         for view in range(job.experiment.strategy.views):
-            io.features(examples.indices("train"), view)
+            io.features(rows, view)
+            if job.name == "stored":
+                io.activations(rows, io.used.deepest_cut(2) or 0, view)
     arguments = (root, examples.folder, store.root, jobs)
     start_processes(work, args=arguments, nprocs=2, start_method="spawn")
     return Pair(root)
