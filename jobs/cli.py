@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -79,6 +80,11 @@ def _run(args: argparse.Namespace) -> tuple[int, Any]:
     except OrchestratorError as err:
         print(f"orchestrator {args.verb}: {err}", file=sys.stderr)
         return err.exit_code, _error_document(err)
+    except OSError as err:
+        if err.filename is None and err.errno != errno.ENOSPC:
+            raise
+        print(f"orchestrator {args.verb}: {err.strerror}: {err.filename}", file=sys.stderr)
+        return 1, {"error": type(err).__name__, "message": str(err)}
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130, {"error": "interrupted"}

@@ -15,13 +15,18 @@ from pathlib import Path
 import torch
 
 from orchestrator.features.store import FeatureStore
-from orchestrator.runtime.folders import SweepFolder, TrialStart, write_predictions
+from orchestrator.runtime.folders import (
+    SweepFolder,
+    TrialFolder,
+    TrialStart,
+    write_predictions,
+)
 from orchestrator.runtime.memory import peak_memory_bytes, reset_peak_memory
 from orchestrator.runtime.process_cache import open_examples
 from orchestrator.runtime.worker_io import Reporter, WorkerIO
 from orchestrator.spec.durable import file_digest
-from orchestrator.spec.record import Placement, Record
-from orchestrator.training.checkpoint import read_checkpoint
+from orchestrator.spec.record import EpochRow, PhaseRow, Placement, Record
+from orchestrator.training.checkpoint import newest_checkpoint, read_checkpoint
 from orchestrator.training.precision import resolve_precision
 from orchestrator.training.trial import TrialResult, run_trial
 
@@ -94,9 +99,21 @@ def conduct_trial(
     return record
 
 
-def failed_record(start: TrialStart, reason: str) -> Record:
-    """The record of a trial whose processes died and could not write one."""
-    result = TrialResult(status="failed", reason=reason)
+def failed_record(folder: TrialFolder, reason: str) -> Record:
+    """The record of a trial whose processes died and could not write one.
+
+    The epochs that its newest checkpoint knows of are kept; they are no result.
+    """
+    start = folder.start()
+    checkpoint = newest_checkpoint(folder.checkpoints)
+    state = checkpoint.state if checkpoint is not None else {}
+    result = TrialResult(
+        status="failed",
+        reason=reason,
+        phases=tuple(PhaseRow.model_validate(row) for row in state.get("phases", ())),
+        epochs=tuple(EpochRow.model_validate(row) for row in state.get("epochs", ())),
+        seconds=state.get("seconds", 0.0),
+    )
     return _record(start, result, started_at=datetime.now(UTC), peak_bytes=0, placement=None)
 
 

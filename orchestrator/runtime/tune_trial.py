@@ -148,7 +148,7 @@ def _conduct_on_workers(ticket: TrialTicket, context: TuneContext) -> Record:
     if record is None:
         error = outcome[0] if outcome else None
         reason = error_text(error) if error else "the workers ended without a record"
-        record = failed_record(trial.start(), reason)
+        record = failed_record(trial, reason)
         trial.write_record(record)
     return record
 

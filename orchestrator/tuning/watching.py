@@ -100,7 +100,7 @@ class SweepWatcher(tune.Callback):
         record = folder.record()
         if record is None:
             reason = "its process died; " + str(trial.error_file or "no trace was left")
-            record = failed_record(folder.start(), reason)
+            record = failed_record(folder, reason)
             folder.write_record(record)
         self._ended(record)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import VERBS, main
+from tests.conftest import write_tree
 
 HEAVY = {"torch", "ray", "mlflow", "pandas", "sklearn", "timm", "optuna", "datasets"}
 LIMIT_S = 2.5  # well under a second on a machine that does nothing else
@@ -158,3 +159,17 @@ def test_whatever_a_verb_prints_stays_out_of_the_document() -> None:
     assert "from a child" in done.stderr
     assert "progress" in done.stderr
     assert "a result" not in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_named_without_a_trace(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path / "images", 3, seed=0)
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    code = main(["init", str(tmp_path / "images"), "--out", str(blocker / "sweep.yaml"), "--json"])
+    out, err = capfd.readouterr()
+    assert code == 1
+    assert "Traceback" not in err
+    assert str(blocker) in json.loads(out)["message"]
+    assert str(blocker) in err

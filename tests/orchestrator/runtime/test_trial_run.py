@@ -8,7 +8,7 @@ from orchestrator.features.filling import compute_features, feature_key, search_
 from orchestrator.features.store import FeatureStore, part_ranges
 from orchestrator.runtime.folders import TrialStart
 from orchestrator.runtime.process_cache import pristine_backbone
-from orchestrator.runtime.trial_run import TrialTicket, conduct_trial
+from orchestrator.runtime.trial_run import TrialTicket, conduct_trial, failed_record
 from orchestrator.spec.parsing import parse_sweep
 from orchestrator.spec.record import EpochRow
 from orchestrator.training.io import Decision
@@ -113,3 +113,30 @@ def test_on_several_workers_an_error_is_raised_for_ray_train_to_see(raw_spec: Ra
     with pytest.raises(Exception, match="the feature store"):
         conduct_trial(ticket_for(sweep, start), Told(), world_size=2)
     assert sweep.folder.trial(start.experiment.id).record() is None
+
+
+class DiesAfter(Told):
+    """The process dies when an epoch is reported, as a killed worker's does."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self._epoch = epoch
+
+    def report(self, row: EpochRow, objective_best: float) -> tuple[Decision, str]:
+        if row.epoch == self._epoch:
+            raise KeyboardInterrupt
+        return super().report(row, objective_best)
+
+
+def test_what_a_dead_trial_finished_stays_in_the_record_written_for_it(raw_spec: RawSpec) -> None:
+    sweep, start = prepared(raw_spec)
+    fill(sweep, start, sweep.store)
+    folder = sweep.folder.trial(start.experiment.id)
+    nothing = failed_record(folder, "killed")
+    assert (nothing.status, nothing.epochs, nothing.objective) == ("failed", (), None)
+    with pytest.raises(KeyboardInterrupt):
+        conduct_trial(ticket_for(sweep, start), DiesAfter(1))
+    record = failed_record(folder, "killed")
+    assert [row.epoch for row in record.epochs] == [1]
+    assert [phase.name for phase in record.phases] == ["head"]
+    assert (record.status, record.reason, record.objective) == ("failed", "killed", None)
