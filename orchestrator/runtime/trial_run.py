@@ -59,7 +59,7 @@ def conduct_trial(
     if done is not None:
         return done
     device = torch.device("cuda" if ticket.use_gpu and torch.cuda.is_available() else "cpu")
-    _set_up_process(device, ticket.threads)
+    set_up_process(device, ticket.threads)
     started_at, started_s = datetime.now(UTC), time.monotonic()
     try:
         io = WorkerIO(
@@ -80,6 +80,28 @@ def conduct_trial(
         result = TrialResult(status="failed", reason=error_text(err), seconds=seconds)
     if rank != 0:
         return None
+    return finish_trial(
+        folder,
+        start,
+        result,
+        started_at=started_at,
+        device=device,
+        threads=ticket.threads,
+        workers=world_size,
+    )
+
+
+def finish_trial(
+    folder: SweepFolder,
+    start: TrialStart,
+    result: TrialResult,
+    *,
+    started_at: datetime,
+    device: torch.device,
+    threads: int,
+    workers: int,
+) -> Record:
+    """Write the record of a trial that has ended, and its predictions where it has a best epoch."""
     record = _record(
         start,
         result,
@@ -88,14 +110,14 @@ def conduct_trial(
         placement=Placement(
             host=socket.gethostname(),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-            workers=world_size,
-            threads=ticket.threads,
+            workers=workers,
+            threads=threads,
             precision=resolve_precision(start.experiment.strategy.precision, device),
         ),
     )
     if result.checkpoint is not None:
         record = _with_predictions(folder, record)
-    trial.write_record(record)
+    folder.trial(record.trial).write_record(record)
     return record
 
 
@@ -173,7 +195,7 @@ def _with_predictions(folder: SweepFolder, record: Record) -> Record:
     return record.model_copy(update={"files": files})
 
 
-def _set_up_process(device: torch.device, threads: int) -> None:
+def set_up_process(device: torch.device, threads: int) -> None:
     """Leave nothing of an earlier trial in this process: threads, peak memory, kernel choices."""
     gc.collect()
     torch.set_num_threads(threads)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+import copy
+from collections.abc import Sequence
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -28,46 +30,68 @@ class Loss:
         self, task: TaskSpec, params: StrategyParams, *, class_weights: Tensor | None
     ) -> None:
         self.multi_label = task.kind == "image-multilabel-classification"
-        self.smoothing = params.label_smoothing
-        self.gamma = params.focal_gamma if params.loss == "focal" else 0.0
+        self.smoothing: float | Tensor = params.label_smoothing
+        self.gamma: float | Tensor = params.focal_gamma if params.loss == "focal" else 0.0
         self.class_weights = class_weights
+
+    @classmethod
+    def stacked(cls, losses: Sequence[Loss], *, n_classes: int, device: torch.device) -> Loss:
+        """The losses of M experiments of one task as one, for logits [M, N, C]."""
+
+        def column(values: list[Any]) -> Tensor:
+            return torch.tensor(values, device=device)[:, None, None]
+
+        stack = copy.copy(losses[0])
+        stack.smoothing = column([loss.smoothing for loss in losses])
+        gammas = [loss.gamma for loss in losses]
+        stack.gamma = column(gammas) if any(gammas) else 0.0
+        if any(loss.class_weights is not None for loss in losses):
+            ones = torch.ones(n_classes, device=device)
+            given = [loss.class_weights for loss in losses]
+            stack.class_weights = torch.stack([ones if w is None else w for w in given])[:, None]
+        return stack
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss of each example.
 
         Args:
-            logits: float [N, C].
-            targets: float32 [N, C].
+            logits: float [..., N, C].
+            targets: float32 [..., N, C].
 
         Returns:
-            float32 [N].
+            float32 [..., N].
         """
         logits = logits.float()
         if self.multi_label:
             return self._binary(logits, targets)
         return self._categorical(logits, targets)
 
+    @property
+    def focuses(self) -> bool:
+        """Whether easy examples count less; a power of 0 leaves them all alike."""
+        return isinstance(self.gamma, Tensor) or self.gamma > 0
+
     def _categorical(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy; focal modulation (1 − p)^γ per class, Lin et al., ICCV 2017, section 3."""
-        smoothed = targets * (1 - self.smoothing) + self.smoothing / logits.shape[1]
-        log_probs = F.log_softmax(logits, dim=1)
+        smoothed = targets * (1 - self.smoothing) + self.smoothing / logits.shape[-1]
+        log_probs = F.log_softmax(logits, dim=-1)
         terms = -smoothed * log_probs
-        if self.gamma:
+        if self.focuses:
             terms = terms * (1 - log_probs.exp()).clamp(min=_LEAST_DOUBT) ** self.gamma
         if self.class_weights is not None:
             terms = terms * self.class_weights
-        return terms.sum(dim=1)
+        return terms.sum(dim=-1)
 
     def _binary(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean binary cross-entropy over labels."""
         smoothed = targets * (1 - self.smoothing) + self.smoothing / 2
         terms = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
-        if self.gamma:
+        if self.focuses:
             right_prob = torch.sigmoid(logits) * targets + torch.sigmoid(-logits) * (1 - targets)
             terms = terms * (1 - right_prob).clamp(min=_LEAST_DOUBT) ** self.gamma
         if self.class_weights is not None:
             terms = terms * (1 + (self.class_weights - 1) * targets)
-        return terms.mean(dim=1)
+        return terms.mean(dim=-1)
 
 
 def one_hot(targets: Ints, task: TaskSpec) -> Tensor:

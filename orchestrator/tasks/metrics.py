@@ -22,18 +22,21 @@ _TINY = 1e-7
 def roc_auc_by_class(probs: Floats, truth: Ints) -> list[float | None]:
     """One-vs-rest area under the ROC curve of each class; None where a class has one value only.
 
+    By the Mann-Whitney statistic, all classes at once: scikit-learn's function, called for each
+    class and epoch, took longer than training a head.
+
     Args:
         probs: [N, C].
         truth: 0/1 [N, C].
     """
-    from sklearn.metrics import roc_auc_score
+    from scipy.stats import rankdata
 
-    return [
-        float(roc_auc_score(truth[:, c], probs[:, c]))
-        if 0 < int(truth[:, c].sum()) < len(truth)
-        else None
-        for c in range(probs.shape[1])
-    ]
+    positive = truth.sum(axis=0).astype(np.float64)
+    negative = len(truth) - positive
+    ranks = (rankdata(probs, axis=0) * truth).sum(axis=0)
+    pairs = positive * negative
+    wins = ranks - positive * (positive + 1) / 2
+    return [float(w / p) if p else None for w, p in zip(wins, pairs, strict=True)]
 
 
 def expected_calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_]) -> float:

@@ -67,8 +67,8 @@ def write_checkpoint(
     epoch: int,
     *,
     weights: dict[str, Tensor],
-    optimizer: Optimizer,
-    schedule: LRScheduler,
+    optimizer: Optimizer | None,
+    schedule: LRScheduler | None,
     validation: dict[str, Tensor],
     state: dict[str, Any],
     last: dict[str, Tensor] | None = None,
@@ -79,8 +79,9 @@ def write_checkpoint(
         root: The trial's checkpoint folder.
         epoch: Counted from 1.
         weights: What the trial can change.
-        optimizer: Its tensors are saved, and the options of its groups.
-        schedule: The rates' schedule.
+        optimizer: Its tensors are saved, and the options of its groups; None when the trial has
+            ended, and nothing goes on from here.
+        schedule: The rates' schedule; None likewise.
         validation: Outputs to keep with this epoch.
         state: Plain JSON data.
         last: The last step's weights, where `weights` holds averages.
@@ -89,7 +90,7 @@ def write_checkpoint(
     temporary = root / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    moments, options = _split_optimizer(optimizer)
+    moments, options = _split_optimizer(optimizer) if optimizer is not None else ({}, [])
     for name, tensors in (
         ("weights", weights),
         ("optimizer", {**moments, **{_LAST + k: v for k, v in (last or {}).items()}}),
@@ -97,7 +98,9 @@ def write_checkpoint(
     ):
         ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         save_file(ready, temporary / f"{name}.safetensors")
-    content = {**state, "optimizer_groups": options, "schedule": schedule.state_dict()}
+    content = {**state, "optimizer_groups": options, "schedule": None}
+    if schedule is not None:
+        content["schedule"] = schedule.state_dict()
     (temporary / "state.json").write_text(json.dumps(content))
     names = sorted(path.name for path in temporary.iterdir())
     for name in names:

@@ -42,9 +42,14 @@ def param_groups(network: Network, phase: Phase) -> tuple[ParamGroup, ...]:
         name = "stem" if stage == 0 else f"stage{stage}"
         parameters = network.backbone.parameters_of(stage)
         groups += _split(name, phase.stage_lrs[stage], phase.weight_decay, parameters)
-    groups += _split("head", phase.head_lr, phase.weight_decay, network.head.parameters())
+    groups += head_groups(network.head, phase)
     _assert_exact_cover(network, groups)
     return tuple(groups)
+
+
+def head_groups(head: nn.Module, phase: Phase) -> list[ParamGroup]:
+    """The groups of a phase that are the head's."""
+    return _split("head", phase.head_lr, phase.weight_decay, head.parameters())
 
 
 def _split(

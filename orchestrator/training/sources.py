@@ -97,7 +97,7 @@ class StoredSource:
 
     def _features(self, rows: Rows, views: Rows) -> Tensor:
         """Features of each row in its view: float32 [n, D]."""
-        return torch.from_numpy(_by_view(self._io.features, rows, views)).to(self._io.device)
+        return torch.from_numpy(read_by_view(self._io.features, rows, views)).to(self._io.device)
 
 
 class PrefixSource(StoredSource):
@@ -115,7 +115,7 @@ class PrefixSource(StoredSource):
         def activations(chosen: Rows, view: int) -> Values:
             return self._io.activations(chosen, self._at, view)
 
-        found = _by_view(activations, rows, views)
+        found = read_by_view(activations, rows, views)
         device = self._io.device
         pooled = torch.zeros(len(rows), 0, device=device)
         if self._n_pooled:
@@ -204,7 +204,7 @@ def drawn_views(strategy: StrategyParams, n_examples: int, epoch: int) -> Rows:
     return rng.integers(strategy.views, size=n_examples)
 
 
-def _by_view(read: Callable[[Rows, int], Values], rows: Rows, views: Rows) -> Values:
+def read_by_view(read: Callable[[Rows, int], Values], rows: Rows, views: Rows) -> Values:
     """Each row in its own view, gathered from reads of one view each."""
     present = np.unique(views)
     if len(present) == 1:

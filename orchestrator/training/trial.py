@@ -11,6 +11,7 @@ from torch import Tensor
 
 from orchestrator.errors import DivergedError, IntegrityError
 from orchestrator.models.classifier import build_classifier_head
+from orchestrator.models.head import Head
 from orchestrator.models.placing import placed
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import EpochRow, PhaseRow, Status
@@ -73,10 +74,15 @@ def build_network(experiment: Experiment, io: TrialIO) -> Network:
     backbone = io.backbone()
     head = build_classifier_head(backbone, strategy, n_outputs=len(experiment.task.labels))
     if strategy.strategy != "scratch":
-        rows = io.examples.indices("train")
-        step = max(1, len(rows) // STANDARDIZE_ROWS)
-        head.standardize.fit(torch.from_numpy(io.features(rows[::step])))
+        fit_standardize(head, io)
     return placed(Network(backbone, head, strategy), io.device)
+
+
+def fit_standardize(head: Head, io: TrialIO) -> None:
+    """Take a head's statistics from the stored features of the training examples."""
+    rows = io.examples.indices("train")
+    step = max(1, len(rows) // STANDARDIZE_ROWS)
+    head.standardize.fit(torch.from_numpy(io.features(rows[::step])))
 
 
 class _Trial:

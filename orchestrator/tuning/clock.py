@@ -39,6 +39,10 @@ class SweepClock:
         """Whether the budget of minutes is spent."""
         return self._limit_s is not None and self.seconds() >= self._limit_s
 
+    def left(self) -> float | None:
+        """Seconds left of the budget; None without a limit."""
+        return None if self._limit_s is None else max(0.0, self._limit_s - self.seconds())
+
     def tick(self) -> None:
         """Save the sum if the last save is a while ago."""
         if self._clock() - self._saved_s >= SAVE_INTERVAL_S:

@@ -117,9 +117,17 @@ def store_budget(spec: SweepSpec) -> float:
     return shutil.disk_usage(root).free / 2
 
 
-def corner_experiments(block: Block, factory: ExperimentFactory) -> list[Experiment]:
-    """One experiment for each combination of what decides the cost of a block's trials."""
-    present = [name for name in SHAPING if name in block.dimensions]
+def corner_experiments(
+    block: Block, factory: ExperimentFactory, names: Sequence[str] = SHAPING
+) -> list[Experiment]:
+    """One experiment for each combination of the values, or extremes, of some dimensions.
+
+    Args:
+        block: Of the search.
+        factory: Makes the experiments.
+        names: The dimensions; by default those that decide what is computed.
+    """
+    present = [name for name in names if name in block.dimensions]
     lists = [_corners(block, name) for name in present]
     return [
         factory.make(block, {**block.vetted(), **dict(zip(present, values, strict=True))})
@@ -131,6 +139,13 @@ def phases_of(experiment: Experiment) -> tuple[Phase, ...]:
     """The phases of an experiment, without building its backbone."""
     n_stages = facts_for(experiment.backbone.name).n_stages
     return compile_phases(experiment.strategy, n_stages)
+
+
+def pooled_width(experiment: Experiment) -> int:
+    """Columns of the features that an experiment's head reads."""
+    facts = facts_for(experiment.backbone.name)
+    pooling = experiment.strategy.pooling
+    return facts.feature_width if pooling == "last" else facts.multi_scale_width
 
 
 def frozen_cut(experiment: Experiment, phase: Phase) -> CutFacts | None:
@@ -157,8 +172,7 @@ def _uses(experiment: Experiment, images: int) -> list[Shared]:
     if strategy.strategy == "scratch":
         return []
     phases = phases_of(experiment)
-    facts = facts_for(experiment.backbone.name)
-    width = facts.feature_width if strategy.pooling == "last" else facts.multi_scale_width
+    width = pooled_width(experiment)
     head_epochs = sum(phase.epochs for phase in phases if phase.from_features)
     tuned = [(phase, cut) for phase in phases if (cut := frozen_cut(experiment, phase))]
     views = strategy.stored_views if head_epochs or tuned else 1

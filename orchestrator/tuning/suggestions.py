@@ -52,8 +52,15 @@ class Outcome:
 class Suggester(Protocol):
     """Suggests points and learns their values."""
 
-    def ask(self) -> Suggestion | None:
-        """The next point, or None when nothing is left to suggest."""
+    def ask(self, block: int | None = None) -> Suggestion | None:
+        """The next point, or None when nothing is left to suggest.
+
+        Args:
+            block: Of this block; of the one whose turn it is when not given.
+        """
+
+    def close(self, block: int) -> None:
+        """Suggest nothing more of a block."""
 
     def tell(self, ask: str, value: float | None) -> None:
         """The objective of a suggestion; None when it has none."""
@@ -68,9 +75,9 @@ def build_suggester(spec: SweepSpec, earlier: Sequence[Outcome]) -> Suggester:
         case "optuna":
             return StudySuggester(spec.search, spec.objective, seed=spec.seed, earlier=earlier)
         case "random":
-            return DrawnSuggester(_random_points(spec.search, spec.seed))
+            return DrawnSuggester(_random_points(spec.search, spec.seed), n_blocks=len(spec.search))
         case "grid":
-            return DrawnSuggester(_grid_points(spec.search))
+            return DrawnSuggester(_grid_points(spec.search), n_blocks=len(spec.search))
         case _:
             assert_never(spec.tuner.searcher)
 
@@ -128,20 +135,27 @@ class StudySuggester:
         )
         self._asked = itertools.count()
 
-    def ask(self) -> Suggestion | None:
+    def ask(self, block: int | None = None) -> Suggestion | None:
         """The default of a block that lacks it, else a point of the block visited least."""
-        if self._defaults:
-            block, default = self._defaults.pop(0), True
+        lacking = [n for n in self._defaults if block in (None, n)]
+        default = bool(lacking)
+        if lacking:
+            block = lacking[0]
+            self._defaults.remove(block)
             vetted = self._blocks[block].vetted()
             fixed = {
                 _name(block, name): _encoded(dim, vetted[name])
                 for name, dim in self._blocks[block].searched.items()
             }
         else:
-            open_blocks = [n for n in range(len(self._blocks)) if n not in self._exhausted]
+            open_blocks = [
+                n
+                for n in range(len(self._blocks))
+                if n not in self._exhausted and block in (None, n)
+            ]
             if not open_blocks:
                 return None
-            block, default = min(open_blocks, key=lambda n: (self._visits[n], n)), False
+            block = min(open_blocks, key=lambda n: (self._visits[n], n))
             fixed = {}
         self._visits[block] += 1
         self._study.enqueue_trial({BLOCK: str(block), **fixed})
@@ -162,6 +176,11 @@ class StudySuggester:
         self._search.on_trial_complete(
             ask, result=None if value is None else {METRIC: value}, error=value is None
         )
+
+    def close(self, block: int) -> None:
+        """Leave the block out, its default too."""
+        self._exhausted.add(block)
+        self._defaults = [n for n in self._defaults if n != block]
 
     def repeated(self, block: int, times: int) -> None:
         """Ask again, and leave the block out once it has repeated itself too often."""
@@ -199,19 +218,27 @@ class StudySuggester:
 class DrawnSuggester:
     """Points drawn up front; nothing is learned."""
 
-    def __init__(self, points: Iterator[tuple[int, dict[str, Any], bool]]) -> None:
+    def __init__(
+        self, points: Iterator[tuple[int, dict[str, Any], bool]], *, n_blocks: int
+    ) -> None:
         self._points = points
+        self._open = set(range(n_blocks))
         self._asked = itertools.count()
 
-    def ask(self) -> Suggestion | None:
-        """The next point."""
-        point = next(self._points, None)
-        if point is None:
+    def ask(self, block: int | None = None) -> Suggestion | None:
+        """The next point of an open block; points of others are passed over."""
+        wanted = self._open if block is None else self._open & {block}
+        if not wanted:
             return None
-        block, values, default = point
-        return Suggestion(
-            ask=f"ask-{next(self._asked)}", block=block, values=values, default=default
-        )
+        for number, values, default in self._points:
+            if number in wanted:
+                ask = f"ask-{next(self._asked)}"
+                return Suggestion(ask=ask, block=number, values=values, default=default)
+        return None
+
+    def close(self, block: int) -> None:
+        """Pass the block's points over."""
+        self._open.discard(block)
 
     def tell(self, ask: str, value: float | None) -> None:
         """Nothing to learn."""

@@ -23,7 +23,7 @@ from orchestrator.features.filling import search_rows
 from orchestrator.features.store import FeatureStore
 from orchestrator.runtime.cluster import Cluster, joined_cluster
 from orchestrator.runtime.feature_filling import fill_features
-from orchestrator.runtime.folders import SweepFolder
+from orchestrator.runtime.folders import SweepFolder, TrialStart
 from orchestrator.runtime.process_cache import initial_weights_digest
 from orchestrator.runtime.signals import Signals
 from orchestrator.runtime.trial_run import VERSIONED, TrialTicket
@@ -33,6 +33,8 @@ from orchestrator.spec.backbone_table import facts_for
 from orchestrator.spec.parts import TaskSpec
 from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
+from orchestrator.training.bank import can_join
+from orchestrator.tuning.banking import banked_blocks, count_by_block, draw_heads, run_banks
 from orchestrator.tuning.clock import SweepClock
 from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
 from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leaderboard
@@ -40,8 +42,8 @@ from orchestrator.tuning.plan import CostBook, make_plan
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.scheduler import FlaggingScheduler
 from orchestrator.tuning.searcher import SweepSearcher, outcome_of
-from orchestrator.tuning.sharing import Shared, shared_work, store_budget
-from orchestrator.tuning.suggestions import build_suggester
+from orchestrator.tuning.sharing import Shared, block_shares, shared_work, store_budget
+from orchestrator.tuning.suggestions import Outcome, build_suggester
 from orchestrator.tuning.tracking import Tracker
 from orchestrator.tuning.watching import SweepWatcher
 
@@ -217,7 +219,7 @@ class _Run:
             with joined_cluster(address) as cluster:
                 self._search(cluster, tracker)
                 status = self._status()
-                self._test_winner()
+                self._test_winner(cluster)
         except KeyboardInterrupt:
             self.progress.say("interrupted; everything ended is kept. The same command continues")
         finally:
@@ -241,12 +243,75 @@ class _Run:
             gpus=workers.gpus,
             progress=self.progress.count,
         )
-        self._tune(factory, at_once, tracker)
+        banked = banked_blocks(self.spec.search, factory)
+        tuned_out = len(banked) == len(self.spec.search)
+        n_records = -1
+        while self._room() > 0 and not self.clock.over() and not self.exhausted:
+            self._bank(factory, banked, at_once, tracker, rest=n_records >= 0)
+            left = self._room() > 0 and not self.clock.over()
+            if left and (self._unfinished() or not tuned_out):
+                tuned_out = self._tune(factory, banked, at_once, tracker)
+            self.exhausted = len(self.before) == n_records
+            n_records = len(self.before)
 
-    def _tune(self, factory: ExperimentFactory, at_once: int, tracker: Tracker) -> None:
-        """The fine-tuning search: Tune asks our searcher, runs trials, and tells our scheduler."""
+    def _bank(
+        self,
+        factory: ExperimentFactory,
+        banked: list[int],
+        at_once: int,
+        tracker: Tracker,
+        *,
+        rest: bool,
+    ) -> None:
+        """The heads on stored features: what earlier runs began, then each block's share.
+
+        Args:
+            factory: Makes experiments.
+            banked: The blocks that are trained in banks.
+            at_once: Banks side by side.
+            tracker: Told of records.
+            rest: The other blocks have nothing more: all that is left of the budget is for these.
+        """
+        begun = [
+            start.model_copy(update={"attempt": start.attempt + 1})
+            for start in self._unfinished()
+            if can_join(start.experiment)
+        ]
+        have = count_by_block(self.starts.values(), self.spec.search)
+        room = self._room() - len(begun)
+        shares = block_shares(self.spec)
+        wanted = {}
+        for block in banked:
+            share = shares[block]
+            if self.spec.budget.trials is not None:
+                share = int(room) if rest else share - have[block]
+            wanted[block] = int(max(0, min(room, share)))
+            room -= wanted[block]
+        suggester = build_suggester(self.spec, list(self._outcomes().values()))
+        drawn = draw_heads(self.spec.search, wanted, suggester, factory, self.starts)
+        if begun or drawn:
+            run_banks(
+                [*begun, *drawn],
+                self.folder,
+                store=self.sweep.store.root,
+                workers=self.spec.workers,
+                at_once=at_once,
+                seconds=self.clock.left(),
+                progress=self.progress,
+                on_record=lambda record: self._on_record(record, tracker),
+            )
+            self._look_again()
+
+    def _tune(
+        self, factory: ExperimentFactory, banked: list[int], at_once: int, tracker: Tracker
+    ) -> bool:
+        """The fine-tuning search: Tune asks our searcher, runs trials, and tells our scheduler.
+
+        Returns:
+            Whether the searcher has nothing more to suggest.
+        """
         signals = Signals.start()
-        searcher = self._searcher(factory)
+        searcher = self._searcher(factory, banked)
         scheduler = FlaggingScheduler(self.spec, signals, self.clock)
         scheduler.replay(self.starts, list(self.before.values()))
         watcher = SweepWatcher(
@@ -299,30 +364,42 @@ class _Run:
             tuner.fit()
         finally:
             watcher.close()
-            self.reused = searcher.reused
-            self.exhausted = searcher.exhausted
+            self.reused += searcher.reused
+            self._look_again()
             shutil.rmtree(scratch, ignore_errors=True)
             shutil.rmtree(train_scratch, ignore_errors=True)
+        return searcher.exhausted
 
-    def _searcher(self, factory: ExperimentFactory) -> SweepSearcher:
-        outcomes = [
-            outcome_of(self.spec.search, self.starts[name], record)
-            for name, record in self.before.items()
-        ]
-        unfinished = [start for name, start in self.starts.items() if name not in self.before]
+    def _searcher(self, factory: ExperimentFactory, banked: list[int]) -> SweepSearcher:
+        outcomes = self._outcomes()
+        suggester = build_suggester(self.spec, list(outcomes.values()))
+        for block in banked:
+            suggester.close(block)
         return SweepSearcher(
-            build_suggester(self.spec, outcomes),
+            suggester,
             factory,
             self.spec.search,
             self.folder,
             clock=self.clock,
-            known={
-                name: outcome.value for name, outcome in zip(self.before, outcomes, strict=True)
-            },
-            unfinished=unfinished,
+            known={name: outcome.value for name, outcome in outcomes.items()},
+            unfinished=self._unfinished(),
             room=self._room(),
             mode=self.spec.objective.mode,
         )
+
+    def _outcomes(self) -> dict[str, Outcome]:
+        return {
+            name: outcome_of(self.spec.search, self.starts[name], record)
+            for name, record in self.before.items()
+        }
+
+    def _unfinished(self) -> list[TrialStart]:
+        return [start for name, start in self.starts.items() if name not in self.before]
+
+    def _look_again(self) -> None:
+        """Read what has ended since."""
+        self.starts = self.folder.starts()
+        self.before = self.folder.records()
 
     def _on_record(self, record: Record, tracker: Tracker) -> None:
         self.clock.save()
@@ -335,10 +412,10 @@ class _Run:
         return float("inf") if limit is None else limit - len(self.before)
 
     def _status(self) -> SweepStatus:
-        over_trials = self.spec.budget.trials is not None and (
-            len(self.folder.records()) >= self.spec.budget.trials
-        )
-        return "finished" if over_trials or self.exhausted else "budget"
+        records, limit = self.folder.records(), self.spec.budget.trials
+        complete = self.exhausted or (limit is not None and len(records) >= limit)
+        cut_short = any(record.reason == "budget" for record in records.values())
+        return "finished" if complete and not cut_short else "budget"
 
     def _test_missing(self) -> bool:
         winner = winner_of(self.before, self.spec.objective)
@@ -346,13 +423,14 @@ class _Run:
             return False
         return (self.folder.read("test.json") or {}).get("trial") != winner.trial
 
-    def _test_winner(self) -> None:
+    def _test_winner(self, cluster: Cluster) -> None:
         winner = winner_of(self.folder.records(), self.spec.objective)
         if winner is not None and len(self.sweep.examples.indices("test")):
             ensure_tested(
                 self.folder,
                 winner,
-                cpus=self.spec.workers.cpus,
+                # Nothing else of the sweep runs now: on one machine it takes all of it.
+                cpus=cluster.cpus if cluster.nodes == 1 else self.spec.workers.cpus,
                 gpus=self.spec.workers.gpus,
                 progress=self.progress.say,
             )

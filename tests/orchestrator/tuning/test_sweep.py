@@ -129,15 +129,67 @@ def test_fresh_starts_another_sweep_and_the_next_command_continues_that(
     assert run_sweep(spec).folder == fresh.folder
 
 
-def test_features_are_computed_once_and_hit_by_the_next_sweep(
+def test_what_is_frozen_is_computed_once_and_hit_by_the_next_sweep(
     cluster: Cluster, raw_spec: RawSpec
 ) -> None:
+    """A sweep that asks for a deeper cut as well goes over the images once more, and stores it."""
     raw = raw_spec(budget={"trials": 2})
-    first, second = Lines(), Lines()
-    run_sweep(spec_of(raw), progress=first)
-    run_sweep(spec_of({**raw, "name": "another"}), progress=second)
-    assert sum("features at 32 px 72/72" in line for line in first.said) == 1
-    assert not any("features at" in line for line in second.said)
+    search: list[Any] = raw["search"]  # type: ignore[assignment]
+    head, partial = search[0], {**search[1], "epochs": 6}
+    told = []
+    for name, blocks in (
+        ("first", [head, {**partial, "unfreeze": 1}]),
+        ("again", [head, {**partial, "unfreeze": 1}]),
+        ("more", [head, partial]),
+    ):
+        lines = Lines()
+        run_sweep(spec_of({**raw, "name": name, "search": blocks}), progress=lines)
+        told.append([line for line in lines.said if line.startswith("forward passes of")])
+    assert told[0][-1] == "forward passes of mobilenetv3_small_050 at 32 px 72/72"
+    assert told[1] == []
+    assert told[2][-1] == told[0][-1]
+
+
+def test_fine_tuning_starts_from_what_the_plan_stores(cluster: Cluster, raw_spec: RawSpec) -> None:
+    """With no room for activations the same trials end alike, from the images."""
+    raw = raw_spec(defaults={**raw_spec()["defaults"], "views": 2, "stored_precision": "fp32"})  # type: ignore[dict-item]
+    raw["search"][1]["epochs"] = 6  # type: ignore[index]
+    stored = run_sweep(spec_of(raw))
+    plan = json.loads((stored.folder / "plan.json").read_bytes())
+    activations = [row for row in plan["shared"] if "activations" in row["what"]]
+    assert len(activations) == 4  # two cuts, two views
+    assert all(row["stored"] and row["forward_passes_saved"] >= 0 for row in activations)
+    features = sum(row["bytes"] for row in plan["shared"] if "features" in row["what"])
+    small = {**raw, "name": "small", "budget": {"trials": 4, "store_gb": features / 1e9}}
+    recomputed = run_sweep(spec_of(small))
+    plan = json.loads((recomputed.folder / "plan.json").read_bytes())
+    assert not any(row["stored"] for row in plan["shared"] if "activations" in row["what"])
+    ours, theirs = records(stored), records(recomputed)
+    alike = [
+        name for name in ours.keys() & theirs.keys() if ours[name].phases[-1].name == "partial"
+    ]
+    assert alike
+    for name in alike:
+        assert ours[name].validation == pytest.approx(theirs[name].validation, rel=0.02, abs=0.02)
+
+
+def test_heads_are_trained_in_one_bank_and_each_has_its_record(
+    cluster: Cluster, raw_spec: RawSpec
+) -> None:
+    search: list[Any] = raw_spec()["search"]  # type: ignore[assignment]
+    raw = raw_spec(search=[search[0]], budget={"trials": 6})
+    lines = Lines()
+    outcome = run_sweep(spec_of(raw), progress=lines)
+    found = records(outcome)
+    assert (outcome.status, len(found)) == ("finished", 6)
+    assert [line for line in lines.said if line.startswith("start ")] == [
+        "start bank 1: 6 heads on mobilenetv3_small_050 last features"
+    ]
+    assert len({record.experiment.strategy.head_lr for record in found.values()}) == 6  # type: ignore[union-attr]
+    for name, record in found.items():
+        assert [row.epoch for row in record.epochs] == [1, 2]
+        assert (outcome.folder / "trials" / name / str(record.checkpoint)).is_dir()
+        assert "validation.arrow" in record.files
 
 
 def test_a_diverging_trial_ends_itself_and_never_the_sweep(

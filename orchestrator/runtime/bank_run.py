@@ -1,0 +1,98 @@
+"""A bank as a Ray task: many feature-extraction trials in one process, each with its own record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import ray
+import torch
+
+from orchestrator.features.store import FeatureStore
+from orchestrator.runtime.folders import SweepFolder
+from orchestrator.runtime.signals import Signals
+from orchestrator.runtime.trial_run import finish_trial, set_up_process
+from orchestrator.runtime.worker_io import WorkerIO
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.record import EpochRow
+from orchestrator.training.bank import run_bank
+from orchestrator.training.io import Decision
+
+
+@dataclass(frozen=True)
+class BankTicket:
+    """Which trials of which sweep, and what the bank may use.
+
+    Attributes:
+        name: What its progress is called.
+        seconds: Of wall time, after which its trials end as `stopped: budget`; None for no limit.
+    """
+
+    name: str
+    sweep: str
+    store: str
+    trials: tuple[str, ...]
+    threads: int
+    use_gpu: bool
+    seconds: float | None
+
+
+class _Untold:
+    """A bank's members report nothing: they are never stopped one by one."""
+
+    def report(self, row: EpochRow, objective_best: float) -> tuple[Decision, str]:
+        raise AssertionError("a bank does not report epochs")
+
+    def note(self, text: str) -> None:
+        raise AssertionError("a bank notes its own position")
+
+
+@ray.remote(max_retries=2)
+def conduct_bank(ticket: BankTicket, signals: Signals) -> None:
+    """Run the trials of a bank that have no record yet, and write their records."""
+    started_at, started_s = datetime.now(UTC), time.monotonic()
+    folder = SweepFolder(Path(ticket.sweep))
+    starts = {
+        trial: folder.trial(trial).start()
+        for trial in ticket.trials
+        if folder.trial(trial).record() is None
+    }
+    if not starts:
+        return
+    device = torch.device("cuda" if ticket.use_gpu and torch.cuda.is_available() else "cpu")
+    set_up_process(device, ticket.threads)
+    experiments = [start.experiment for start in starts.values()]
+    io = WorkerIO(
+        experiments[0],
+        folder,
+        store=FeatureStore(Path(ticket.store)),
+        reporter=_Untold(),
+        device=device,
+        threads=ticket.threads,
+    )
+
+    def on_epoch(epoch: int, n_epochs: int, n_heads: int) -> None:
+        signals.note(ticket.name, f"epoch {epoch}/{n_epochs}, {n_heads} heads")
+
+    def stopped_by() -> str | None:
+        spent_s = time.monotonic() - started_s
+        return "budget" if ticket.seconds is not None and spent_s > ticket.seconds else None
+
+    def checkpoints(experiment: Experiment) -> Path:
+        return folder.trial(experiment.id).checkpoints
+
+    results = run_bank(
+        experiments, io, checkpoints=checkpoints, on_epoch=on_epoch, stopped_by=stopped_by
+    )
+    for start, result in zip(starts.values(), results, strict=True):
+        finish_trial(
+            folder,
+            start,
+            result,
+            started_at=started_at,
+            device=device,
+            threads=ticket.threads,
+            workers=1,
+        )

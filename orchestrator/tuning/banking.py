@@ -1,0 +1,187 @@
+"""The banks of a sweep: its heads on stored features, drawn up front and trained together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import ray
+
+from orchestrator.runtime.bank_run import BankTicket, conduct_bank
+from orchestrator.runtime.folders import SweepFolder, TrialStart
+from orchestrator.runtime.signals import Signals
+from orchestrator.spec.record import Record
+from orchestrator.spec.search_space import Block
+from orchestrator.spec.sweep import WorkersSpec
+from orchestrator.training.bank import bank_key, can_join, head_numbers
+from orchestrator.tuning.experiments import ExperimentFactory
+from orchestrator.tuning.progress import Progress
+from orchestrator.tuning.sharing import corner_experiments, pooled_width
+from orchestrator.tuning.suggestions import MOST_REPEATS, Suggester
+
+# Weights, gradients, two moments, averages and the best epoch's copy, in fp32.
+BYTES_A_NUMBER = 6 * 4
+MOST_BYTES = 2**30
+DECIDING = ("backbone", "augment", "mixup", "cutmix", "accumulate", "precision")
+POLL_S = 2.0
+
+
+def banked_blocks(blocks: Sequence[Block], factory: ExperimentFactory) -> list[int]:
+    """The blocks whose every experiment is a head that a bank can train."""
+    return [
+        number
+        for number, block in enumerate(blocks)
+        if all(can_join(e) for e in corner_experiments(block, factory, DECIDING))
+    ]
+
+
+def draw_heads(
+    blocks: Sequence[Block],
+    wanted: Mapping[int, int],
+    suggester: Suggester,
+    factory: ExperimentFactory,
+    known: Iterable[str],
+) -> list[TrialStart]:
+    """New experiments of some blocks, each block's default first.
+
+    Args:
+        blocks: Of the search.
+        wanted: How many of which block; fewer come when a block has no more.
+        suggester: Who draws them; it learns nothing meanwhile.
+        factory: Makes the experiments.
+        known: Trials that need not be drawn again.
+    """
+    taken = set(known)
+    starts = []
+    for number, n_wanted in wanted.items():
+        block, repeats, drawn = blocks[number], 0, 0
+        while drawn < n_wanted and repeats < MOST_REPEATS:
+            suggestion = suggester.ask(number)
+            if suggestion is None:
+                break
+            experiment = factory.make(block, suggestion.values)
+            if experiment.id in taken:
+                repeats += 1
+                continue
+            taken.add(experiment.id)
+            repeats, drawn = 0, drawn + 1
+            starts.append(
+                TrialStart(
+                    experiment=experiment,
+                    block=block.digest,
+                    searched={name: suggestion.values[name] for name in block.searched},
+                    default=suggestion.default,
+                    attempt=1,
+                )
+            )
+    return starts
+
+
+def run_banks(
+    starts: Sequence[TrialStart],
+    folder: SweepFolder,
+    *,
+    store: Path,
+    workers: WorkersSpec,
+    at_once: int,
+    seconds: float | None,
+    progress: Progress,
+    on_record: Callable[[Record], None],
+) -> None:
+    """Train the heads of `starts` in as few banks as they fit, over the cluster.
+
+    A bank that fails is said to have, and its heads are left without records: they can be trained
+    one by one.
+
+    Args:
+        starts: Trials to run; they are written to their folders first.
+        folder: The sweep's.
+        store: The feature store, seen by every node.
+        workers: What a bank occupies: what one worker of a trial does.
+        at_once: How many fit the cluster.
+        seconds: Of wall time that are left; None for no limit.
+        progress: Told how far they are.
+        on_record: Told of each ended trial.
+    """
+    for start in starts:
+        folder.trial(start.experiment.id).write_start(start)
+    signals = Signals.start()
+    task = conduct_bank.options(num_cpus=workers.cpus, num_gpus=workers.gpus)
+    waiting = {}
+    for number, members in enumerate(banks_of(starts, at_once=at_once), start=1):
+        some = members[0].experiment
+        name = f"bank {number}: {len(members)} heads on {some.backbone.name}"
+        progress.say(f"start {name} {some.strategy.pooling} features")
+        ticket = BankTicket(
+            name=name,
+            sweep=str(folder.root.resolve()),
+            store=str(store.resolve()),
+            trials=tuple(start.experiment.id for start in members),
+            threads=max(1, int(workers.cpus)),
+            use_gpu=workers.gpus > 0,
+            seconds=seconds,
+        )
+        waiting[task.remote(ticket, signals)] = (name, members)
+    try:
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
+            for name, position in signals.news()[1].items():
+                progress.say(f"  {name}: {position}")
+            for ref in ready:
+                name, members = waiting.pop(ref)
+                _ended(ref, name, members, folder, progress, on_record)
+    finally:
+        for ref in waiting:
+            ray.cancel(ref, force=True)
+        signals.close()
+
+
+def banks_of(starts: Sequence[TrialStart], *, at_once: int) -> list[list[TrialStart]]:
+    """The starts in banks: alike in `bank_key`, bounded in memory.
+
+    Linear heads cost next to nothing, and share one bank; hidden layers cost arithmetic, and are
+    spread over what runs side by side.
+    """
+    alike: dict[str, list[TrialStart]] = {}
+    for start in starts:
+        alike.setdefault(bank_key(start.experiment), []).append(start)
+    banks = []
+    for members in alike.values():
+        some = members[0].experiment
+        each = head_numbers(some, pooled_width(some)) * BYTES_A_NUMBER
+        most = max(1, MOST_BYTES // each)
+        if some.strategy.head == "mlp":
+            most = min(most, -(-len(members) // at_once))
+        # Heads of one seed read the same batches: they belong together.
+        ordered = sorted(members, key=lambda start: start.experiment.strategy.seed)
+        banks += [ordered[i : i + most] for i in range(0, len(ordered), most)]
+    return banks
+
+
+def count_by_block(starts: Iterable[TrialStart], blocks: Sequence[Block]) -> Counter[int]:
+    """How many trials each block has."""
+    numbers = {block.digest: number for number, block in enumerate(blocks)}
+    return Counter(numbers[start.block] for start in starts)
+
+
+def _ended(
+    ref: ray.ObjectRef[None],
+    name: str,
+    members: Sequence[TrialStart],
+    folder: SweepFolder,
+    progress: Progress,
+    on_record: Callable[[Record], None],
+) -> None:
+    try:
+        ray.get(ref)
+    except ray.exceptions.RayError as err:
+        cause = str(err).strip().splitlines()[-1]
+        progress.say(f"{name} failed ({cause}); its heads are trained one by one")
+    seconds = 0.0
+    for start in members:
+        record = folder.trial(start.experiment.id).record()
+        if record is not None:
+            seconds += record.seconds
+            on_record(record)
+    progress.say(f"end {name}: {seconds:.1f} s")

@@ -1,0 +1,70 @@
+"""Which heads train together, and how they are drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.runtime.folders import TrialStart
+from orchestrator.tuning.banking import banked_blocks, banks_of, draw_heads
+from orchestrator.tuning.suggestions import build_suggester
+from tests.orchestrator.tuning.test_sharing import HEAD, PARTIAL, factory_of, spec_of
+
+
+def drawn(search: list[dict[str, Any]], wanted: dict[int, int], searcher: str) -> list[TrialStart]:
+    spec = spec_of(search)
+    tuner = spec.tuner.model_copy(update={"searcher": searcher})
+    spec = spec.model_copy(update={"tuner": tuner})
+    suggester = build_suggester(spec, [])
+    return draw_heads(spec.search, wanted, suggester, factory_of(spec), known=())
+
+
+@pytest.mark.parametrize("searcher", ["optuna", "random"])
+def test_heads_are_new_and_the_vetted_default_comes_first(searcher: str) -> None:
+    starts = drawn([PARTIAL, HEAD], {1: 5}, searcher)
+    assert len({start.experiment.id for start in starts}) == 5
+    assert [start.default for start in starts] == [True, False, False, False, False]
+    assert {start.experiment.strategy.strategy for start in starts} == {"feature-extraction"}
+
+
+@pytest.mark.parametrize("searcher", ["optuna", "random", "grid"])
+def test_a_finite_block_gives_what_it_has(searcher: str) -> None:
+    finite = HEAD | {"head_lr": [1e-3, 3e-3]}
+    starts = drawn([finite, finite | {"epochs": 3}], {0: 10}, searcher)
+    assert len(starts) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "banked"),
+    [
+        ({}, True),
+        ({"augment": "light"}, False),
+        ({"augment": ["none", "light"]}, False),
+        ({"mixup": {"uniform": [0.0, 0.4]}}, False),
+        ({"accumulate": 2}, False),
+        ({"dropout": {"uniform": [0.0, 0.4]}, "seed": [0, 1]}, True),
+    ],
+)
+def test_a_block_is_banked_when_all_its_experiments_are_heads_on_stored_features(
+    changes: dict[str, Any], banked: bool
+) -> None:
+    spec = spec_of([PARTIAL, HEAD | changes])
+    assert banked_blocks(spec.search, factory_of(spec)) == ([1] if banked else [])
+
+
+def test_linear_heads_share_a_bank_and_hidden_layers_are_spread() -> None:
+    linear = drawn([HEAD], {0: 9}, "random")
+    assert [len(bank) for bank in banks_of(linear, at_once=4)] == [9]
+    hidden = drawn([HEAD | {"head": "mlp"}], {0: 9}, "random")
+    assert [len(bank) for bank in banks_of(hidden, at_once=4)] == [3, 3, 3]
+    both = banks_of([*linear, *hidden], at_once=1)
+    assert sorted(len(bank) for bank in both) == [9, 9]
+    ids = [start.experiment.id for bank in both for start in bank]
+    assert sorted(ids) == sorted(start.experiment.id for start in [*linear, *hidden])
+
+
+def test_a_bank_is_bounded_in_memory() -> None:
+    wide = drawn([HEAD | {"head": "mlp", "hidden": 20_000}], {0: 6}, "random")
+    sizes = [len(bank) for bank in banks_of(wide, at_once=1)]
+    assert sizes == [4, 2]  # 10.3 M numbers each, 24 bytes a number, 1 GiB at most
