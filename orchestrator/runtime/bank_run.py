@@ -27,6 +27,7 @@ class BankTicket:
 
     Attributes:
         name: What its progress is called.
+        for_trials: Whether its heads are trials; else they are what others start from.
         seconds: Of wall time, after which its trials end as `stopped: budget`; None for no limit.
     """
 
@@ -34,6 +35,7 @@ class BankTicket:
     sweep: str
     store: str
     trials: tuple[str, ...]
+    for_trials: bool
     threads: int
     use_gpu: bool
     seconds: float | None
@@ -54,10 +56,9 @@ def conduct_bank(ticket: BankTicket, signals: Signals) -> None:
     """Run the trials of a bank that have no record yet, and write their records."""
     started_at, started_s = datetime.now(UTC), time.monotonic()
     folder = SweepFolder(Path(ticket.sweep))
+    place = folder.trial if ticket.for_trials else folder.head
     starts = {
-        trial: folder.trial(trial).start()
-        for trial in ticket.trials
-        if folder.trial(trial).record() is None
+        trial: place(trial).start() for trial in ticket.trials if place(trial).record() is None
     }
     if not starts:
         return
@@ -81,16 +82,17 @@ def conduct_bank(ticket: BankTicket, signals: Signals) -> None:
         return "budget" if ticket.seconds is not None and spent_s > ticket.seconds else None
 
     def checkpoints(experiment: Experiment) -> Path:
-        return folder.trial(experiment.id).checkpoints
+        return place(experiment.id).checkpoints
 
     results = run_bank(
         experiments, io, checkpoints=checkpoints, on_epoch=on_epoch, stopped_by=stopped_by
     )
     for start, result in zip(starts.values(), results, strict=True):
         finish_trial(
-            folder,
+            place(start.experiment.id),
             start,
             result,
+            data=folder / "data",
             started_at=started_at,
             device=device,
             threads=ticket.threads,

@@ -90,6 +90,15 @@ class SweepFolder:
         """The folder of a trial by its id."""
         return TrialFolder(self.root / "trials" / trial)
 
+    def head(self, trial: str) -> TrialFolder:
+        """The folder of a head that was trained for fine-tuning trials to start from: no trial."""
+        return TrialFolder(self.root / "heads" / trial)
+
+    def parent(self, trial: str) -> TrialFolder:
+        """The folder of a trial, or of a head, that another trial starts from."""
+        head = self.head(trial)
+        return head if head.root.exists() else self.trial(trial)
+
     def trials(self) -> list[TrialFolder]:
         """Every trial that was ever started, by id."""
         return [

@@ -81,9 +81,10 @@ def conduct_trial(
     if rank != 0:
         return None
     return finish_trial(
-        folder,
+        trial,
         start,
         result,
+        data=folder / "data",
         started_at=started_at,
         device=device,
         threads=ticket.threads,
@@ -92,10 +93,11 @@ def conduct_trial(
 
 
 def finish_trial(
-    folder: SweepFolder,
+    trial: TrialFolder,
     start: TrialStart,
     result: TrialResult,
     *,
+    data: Path,
     started_at: datetime,
     device: torch.device,
     threads: int,
@@ -116,8 +118,8 @@ def finish_trial(
         ),
     )
     if result.checkpoint is not None:
-        record = _with_predictions(folder, record)
-    folder.trial(record.trial).write_record(record)
+        record = _with_predictions(trial, record, data)
+    trial.write_record(record)
     return record
 
 
@@ -174,13 +176,12 @@ def _record(
     )
 
 
-def _with_predictions(folder: SweepFolder, record: Record) -> Record:
+def _with_predictions(trial: TrialFolder, record: Record, data: Path) -> Record:
     """Write the best epoch's validation outputs beside the record, which names their digest."""
-    trial = folder.trial(record.trial)
     assert record.checkpoint is not None
     checkpoint = read_checkpoint(trial.root / record.checkpoint)
     assert checkpoint is not None, "the checkpoint of the best epoch is gone"
-    examples = open_examples(folder / "data")
+    examples = open_examples(data)
     rows = examples.indices("validation")
     path = trial.root / "validation.arrow"
     write_predictions(

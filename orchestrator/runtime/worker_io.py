@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from orchestrator.errors import IntegrityError
 from orchestrator.features.filling import feature_key, search_rows
@@ -17,8 +18,9 @@ from orchestrator.features.store import FeatureKey, Features, FeatureStore, Floa
 from orchestrator.models.backbone import Backbone, Output
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
-from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.experiment import DIGITS, HEAD, Experiment
 from orchestrator.spec.record import EpochRow, PhaseRow
+from orchestrator.training.checkpoint import read_checkpoint
 from orchestrator.training.io import Decision
 
 STEP_INTERVAL_S = 2.0
@@ -55,7 +57,7 @@ class WorkerIO:
         self.threads = threads
         self.checkpoints: Path = folder.trial(experiment.id).checkpoints
         self.examples = open_examples(folder / "data")
-        self._experiment = experiment
+        self._experiment, self._folder = experiment, folder
         self._store = store
         self._reporter = reporter
         self._rows = search_rows(self.examples)
@@ -76,6 +78,31 @@ class WorkerIO:
                 seed=self._experiment.strategy.seed,
             )
         )
+
+    def parent_head(self) -> dict[str, Tensor]:
+        """The head that the experiment starts from, at its best epoch.
+
+        Raises:
+            IntegrityError: It is missing, damaged, or another experiment's.
+        """
+        digest = self._experiment.parents[HEAD]
+        folder = self._folder.parent(digest[:DIGITS])
+        record = folder.record()
+        checkpoint = (
+            read_checkpoint(folder.root / record.checkpoint)
+            if record is not None and record.checkpoint
+            else None
+        )
+        if checkpoint is None or checkpoint.state["experiment"] != digest:
+            raise IntegrityError(
+                f"the head {folder.root} that this trial starts from is missing or damaged. "
+                "Delete that folder and run the same command again: the head is trained anew"
+            )
+        return {
+            name.removeprefix("head."): tensor
+            for name, tensor in checkpoint.weights.items()
+            if name.startswith("head.")
+        }
 
     def features(self, rows: npt.NDArray[np.int64], view: int = 0) -> Float32:
         """Stored features of training and validation examples.

@@ -8,6 +8,9 @@ from orchestrator.spec.frozen import Frozen, digest_of
 from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
 from orchestrator.spec.strategy import Strategy
 
+DIGITS = 12  # of an id
+HEAD = "head"  # the role of a parent whose trained head the experiment starts from
+
 
 class Experiment(Frozen):
     """One result's complete cause, as frozen data.
@@ -35,4 +38,4 @@ class Experiment(Frozen):
     @property
     def id(self) -> str:
         """The short name of the trial that runs this: the digest's first 12 digits."""
-        return self.digest[:12]
+        return self.digest[:DIGITS]

@@ -23,6 +23,7 @@ Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "step", "cosine", "onecycle", "linear-warm-up-cosine"]
 Augment = Literal["none", "light", "standard", "trivial"]
 BatchNorm = Literal["frozen", "adapt"]
+WarmUp = Literal["bank", "own"]
 Pooling = Literal["last", "multi-scale"]
 StoredPrecision = Literal["fp32", "fp16"]
 
@@ -139,8 +140,15 @@ class FeatureExtraction(StrategyParams):
 class FineTuning(StrategyParams):
     """What partial and full fine-tuning share: a head warm-up, then rates that differ by depth."""
 
+    warm_up: WarmUp = Field(
+        "bank",
+        description="start from the best head that the sweep has for this backbone, or train one "
+        "of the trial's own first",
+    )
     warm_up_epochs: Annotated[int, Field(ge=0, le=10_000)] = Field(
-        5, description="head-only epochs before the backbone moves"
+        5,
+        description="head-only epochs before the backbone moves, where the sweep has no head for "
+        "it yet; 0 to start from a new head",
     )
     warm_up_lr: Rate = Field(1e-3, description="rate of the head in the warm-up")
     backbone_lr: Rate = Field(1e-4, description="rate of the last stage")

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from orchestrator.data.examples import Examples
 from orchestrator.features.store import Float32, Values
@@ -38,6 +39,9 @@ class TrialIO(Protocol):
 
     def backbone(self) -> Backbone:
         """The experiment's backbone with its initial weights, for this trial to change."""
+
+    def parent_head(self) -> dict[str, Tensor]:
+        """The tensors of the head that the experiment starts from, where it names one."""
 
     def features(self, rows: npt.NDArray[np.int64], view: int = 0) -> Float32:
         """Stored features of the chosen examples, one view of them: float32 [n, D]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 
 from orchestrator.spec.strategy import (
     Augment,
@@ -53,21 +53,37 @@ class Phase:
         return not self.stage_lrs and self.same_inputs
 
 
-def compile_phases(strategy: Strategy, n_stages: int) -> tuple[Phase, ...]:
+WARM_UP: dict[str, Any] = {
+    "optimizer": "adamw",
+    "weight_decay": 1e-2,
+    "schedule": "onecycle",
+    "augment": "none",
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "ema_decay": 0.0,
+}
+
+
+def compile_phases(
+    strategy: Strategy, n_stages: int, *, handed_over: bool = False
+) -> tuple[Phase, ...]:
     """The phases of one experiment, in order.
 
     Args:
         strategy: Its parameters.
         n_stages: S, the backbone's stages without the stem.
+        handed_over: Whether it starts from a trained head, and so has no warm-up.
     """
     match strategy:
         case FeatureExtraction():
             return (_phase(strategy, "head", head_lr=strategy.head_lr, stage_lrs={}),)
         case Partial():
             first = n_stages - strategy.unfreeze + 1
-            return (*_warm_up(strategy), _tuning(strategy, range(first, n_stages + 1), n_stages))
+            tuning = _tuning(strategy, range(first, n_stages + 1), n_stages)
+            return (tuning,) if handed_over else (*_warm_up(strategy), tuning)
         case Full():
-            return (*_warm_up(strategy), _tuning(strategy, range(n_stages + 1), n_stages))
+            tuning = _tuning(strategy, range(n_stages + 1), n_stages)
+            return (tuning,) if handed_over else (*_warm_up(strategy), tuning)
         case Scratch():
             rates = dict.fromkeys(range(n_stages + 1), strategy.lr)
             return (
@@ -89,15 +105,9 @@ def _warm_up(strategy: FineTuning) -> tuple[Phase, ...]:
             epochs=strategy.warm_up_epochs,
             head_lr=strategy.warm_up_lr,
             stage_lrs={},
-            optimizer="adamw",
-            weight_decay=1e-2,
-            schedule="onecycle",
             clip_norm=strategy.clip_norm,
             batch_norm="frozen",
-            augment="none",
-            mixup=0.0,
-            cutmix=0.0,
-            ema_decay=0.0,
+            **WARM_UP,
         ),
     )
 

@@ -13,7 +13,7 @@ from orchestrator.errors import DivergedError, IntegrityError
 from orchestrator.models.classifier import build_classifier_head
 from orchestrator.models.head import Head
 from orchestrator.models.placing import placed
-from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.experiment import HEAD, Experiment
 from orchestrator.spec.record import EpochRow, PhaseRow, Status
 from orchestrator.spec.strategy import StrategyParams
 from orchestrator.tasks.losses import Loss, balanced_class_weights
@@ -69,11 +69,16 @@ def run_trial(experiment: Experiment, io: TrialIO) -> TrialResult:
 
 
 def build_network(experiment: Experiment, io: TrialIO) -> Network:
-    """The experiment's backbone and a fresh head that standardises by the stored features."""
+    """The experiment's backbone, and its parent's head or a new one.
+
+    A new head standardises by the stored features.
+    """
     strategy = experiment.strategy
     backbone = io.backbone()
     head = build_classifier_head(backbone, strategy, n_outputs=len(experiment.task.labels))
-    if strategy.strategy != "scratch":
+    if HEAD in experiment.parents:
+        head.load_state_dict(io.parent_head())
+    elif strategy.strategy != "scratch":
         fit_standardize(head, io)
     return placed(Network(backbone, head, strategy), io.device)
 
@@ -95,7 +100,11 @@ class _Trial:
         self.workers = Workers(rank=io.rank, world_size=io.world_size, device=io.device)
         torch.manual_seed(experiment.strategy.seed)
         self.network = build_network(experiment, io)
-        self.phases = compile_phases(experiment.strategy, self.network.backbone.n_stages)
+        self.phases = compile_phases(
+            experiment.strategy,
+            self.network.backbone.n_stages,
+            handed_over=HEAD in experiment.parents,
+        )
         self.targets = io.examples.targets()
         self.loss = Loss(experiment.task, experiment.strategy, class_weights=self._class_weights())
         self.result = TrialResult()

@@ -87,7 +87,7 @@ def run_banks(
     at_once: int,
     seconds: float | None,
     progress: Progress,
-    on_record: Callable[[Record], None],
+    on_record: Callable[[Record], None] | None = None,
 ) -> None:
     """Train the heads of `starts` in as few banks as they fit, over the cluster.
 
@@ -95,17 +95,18 @@ def run_banks(
     one by one.
 
     Args:
-        starts: Trials to run; they are written to their folders first.
+        starts: Heads to train; they are written to their folders first.
         folder: The sweep's.
         store: The feature store, seen by every node.
         workers: What a bank occupies: what one worker of a trial does.
         at_once: How many fit the cluster.
         seconds: Of wall time that are left; None for no limit.
         progress: Told how far they are.
-        on_record: Told of each ended trial.
+        on_record: Told of each ended trial; None for heads that are no trials.
     """
+    place = folder.head if on_record is None else folder.trial
     for start in starts:
-        folder.trial(start.experiment.id).write_start(start)
+        place(start.experiment.id).write_start(start)
     signals = Signals.start()
     task = conduct_bank.options(num_cpus=workers.cpus, num_gpus=workers.gpus)
     waiting = {}
@@ -118,6 +119,7 @@ def run_banks(
             sweep=str(folder.root.resolve()),
             store=str(store.resolve()),
             trials=tuple(start.experiment.id for start in members),
+            for_trials=on_record is not None,
             threads=max(1, int(workers.cpus)),
             use_gpu=workers.gpus > 0,
             seconds=seconds,
@@ -130,7 +132,13 @@ def run_banks(
                 progress.say(f"  {name}: {position}")
             for ref in ready:
                 name, members = waiting.pop(ref)
-                _ended(ref, name, members, folder, progress, on_record)
+                _await(ref, name, progress)
+                found = [place(start.experiment.id).record() for start in members]
+                ended = [record for record in found if record is not None]
+                progress.say(f"end {name}: {sum(record.seconds for record in ended):.1f} s")
+                if on_record is not None:
+                    for record in ended:
+                        on_record(record)
     finally:
         for ref in waiting:
             ray.cancel(ref, force=True)
@@ -165,23 +173,9 @@ def count_by_block(starts: Iterable[TrialStart], blocks: Sequence[Block]) -> Cou
     return Counter(numbers[start.block] for start in starts)
 
 
-def _ended(
-    ref: ray.ObjectRef[None],
-    name: str,
-    members: Sequence[TrialStart],
-    folder: SweepFolder,
-    progress: Progress,
-    on_record: Callable[[Record], None],
-) -> None:
+def _await(ref: ray.ObjectRef[None], name: str, progress: Progress) -> None:
     try:
         ray.get(ref)
     except ray.exceptions.RayError as err:
         cause = str(err).strip().splitlines()[-1]
-        progress.say(f"{name} failed ({cause}); its heads are trained one by one")
-    seconds = 0.0
-    for start in members:
-        record = folder.trial(start.experiment.id).record()
-        if record is not None:
-            seconds += record.seconds
-            on_record(record)
-    progress.say(f"end {name}: {seconds:.1f} s")
+        progress.say(f"{name} failed ({cause}); what it left is trained trial by trial")

@@ -9,6 +9,7 @@ import torch
 
 from orchestrator.runtime.cluster import joined_cluster, local_cluster
 from orchestrator.spec.sweep import SweepSpec
+from orchestrator.tuning.handing_over import PLAN, planned
 from orchestrator.tuning.plan import CostBook, make_plan
 from orchestrator.tuning.progress import Progress
 from orchestrator.tuning.sweep import prepare_sweep
@@ -47,5 +48,5 @@ def plan_sweep(
         progress=progress,
     )
     with sweep.folder.locked():
-        sweep.folder.write("plan.json", plan)
+        sweep.folder.write(PLAN, planned(sweep.folder, plan))
     return sweep.folder.root, plan

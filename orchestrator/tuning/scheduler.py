@@ -17,6 +17,7 @@ from ray.tune.schedulers import (
 
 from orchestrator.runtime.folders import TrialStart
 from orchestrator.runtime.signals import Signals
+from orchestrator.spec.experiment import HEAD
 from orchestrator.spec.record import Record
 from orchestrator.spec.search_space import Block
 from orchestrator.spec.sweep import SweepSpec
@@ -57,7 +58,8 @@ class FlaggingScheduler(FIFOScheduler):
     def replay(self, starts: Mapping[str, TrialStart], records: Sequence[Record]) -> None:
         """Show the rules what earlier runs of the sweep reported, epoch by epoch."""
         for record in records:
-            rule = self._rules[block_number(self._blocks, starts[record.trial])]
+            block = block_number(self._blocks, starts[record.trial])
+            rule = self._rules[block]
             stub = cast(Trial, _Replayed(record.trial))
             if rule is None:
                 continue
@@ -67,7 +69,8 @@ class FlaggingScheduler(FIFOScheduler):
             for row in record.epochs:
                 value = row.validation.get(objective.metric, objective.worst)
                 best = value if objective.better(value, best) else best
-                rule.on_trial_result(_NO_CONTROLLER, stub, {TIME: row.epoch, METRIC: best})
+                epoch = row.epoch + self._ahead(block, HEAD in record.experiment.parents)
+                rule.on_trial_result(_NO_CONTROLLER, stub, {TIME: epoch, METRIC: best})
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """A trial joins its block."""
@@ -81,9 +84,11 @@ class FlaggingScheduler(FIFOScheduler):
         ours = trial.config["trial"]
         if result.get("ended") or ours in self._flagged:
             return TrialScheduler.CONTINUE
-        rule = self._rules[trial.config["block"]]
+        block = trial.config["block"]
+        rule = self._rules[block]
+        ahead = self._ahead(block, trial.config["handed_over"])
         advice = (
-            rule.on_trial_result(tune_controller, trial, result)
+            rule.on_trial_result(tune_controller, trial, {**result, TIME: result[TIME] + ahead})
             if rule is not None
             else TrialScheduler.CONTINUE
         )
@@ -107,6 +112,10 @@ class FlaggingScheduler(FIFOScheduler):
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """Nothing is held."""
+
+    def _ahead(self, block: int, handed_over: bool) -> int:
+        """How many epochs of warm-up a trial was spared: rules compare epochs of fine-tuning."""
+        return first_rung(self._blocks[block]) - 1 if handed_over else 0
 
 
 def first_rung(block: Block) -> int:

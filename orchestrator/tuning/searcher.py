@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from orchestrator.runtime.folders import SweepFolder, TrialStart
+from orchestrator.spec.experiment import HEAD, Experiment
 from orchestrator.spec.record import Record
 from orchestrator.spec.search_space import Block
 from orchestrator.tuning.clock import SweepClock
-from orchestrator.tuning.experiments import ExperimentFactory
 from orchestrator.tuning.suggestions import METRIC, Outcome, Suggester
 
 
@@ -22,7 +22,7 @@ class SweepSearcher(Searcher):
     def __init__(
         self,
         suggester: Suggester,
-        factory: ExperimentFactory,
+        make: Callable[[Block, Mapping[str, Any]], Experiment],
         blocks: Sequence[Block],
         folder: SweepFolder,
         *,
@@ -36,7 +36,7 @@ class SweepSearcher(Searcher):
 
         Args:
             suggester: Who suggests.
-            factory: Makes experiments.
+            make: Makes the experiment at a point of a block.
             blocks: Of the search.
             folder: Where trials are written.
             clock: Tells when the minutes are over.
@@ -47,7 +47,7 @@ class SweepSearcher(Searcher):
         """
         super().__init__(metric=METRIC, mode=mode)
         self._suggester = suggester
-        self._factory = factory
+        self._make = make
         self._blocks = blocks
         self._folder = folder
         self._clock = clock
@@ -69,7 +69,7 @@ class SweepSearcher(Searcher):
         repeats: Counter[int] = Counter()
         while (suggestion := self._suggester.ask()) is not None:
             block = self._blocks[suggestion.block]
-            experiment = self._factory.make(block, suggestion.values)
+            experiment = self._make(block, suggestion.values)
             running = {ours for _, ours in self._asks.values()}
             if experiment.id in self._known or experiment.id in running:
                 self._suggester.tell(suggestion.ask, self._known.get(experiment.id))
@@ -113,7 +113,11 @@ class SweepSearcher(Searcher):
         self._room -= 1
         self._asks[trial_id] = (ask, start.experiment.id)
         self._folder.trial(start.experiment.id).write_start(start)
-        return {"trial": start.experiment.id, "block": block_number(self._blocks, start)}
+        return {
+            "trial": start.experiment.id,
+            "block": block_number(self._blocks, start),
+            "handed_over": HEAD in start.experiment.parents,
+        }
 
 
 def block_number(blocks: Sequence[Block], start: TrialStart) -> int:

@@ -37,6 +37,7 @@ from orchestrator.training.bank import can_join
 from orchestrator.tuning.banking import banked_blocks, count_by_block, draw_heads, run_banks
 from orchestrator.tuning.clock import SweepClock
 from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
+from orchestrator.tuning.handing_over import HEADS, PLAN, HandOver, planned
 from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leaderboard
 from orchestrator.tuning.plan import CostBook, make_plan
 from orchestrator.tuning.progress import Progress, Silent
@@ -203,6 +204,7 @@ class _Run:
         self.starts = self.folder.starts()
         self.before = self.folder.records()
         self.reused = 0
+        self.hand_over = HandOver()
         self.exhausted = bool((self.folder.read("leaderboard.json") or {}).get("exhausted"))
 
     def go(self, address: str | None) -> SweepOutcome:
@@ -250,6 +252,7 @@ class _Run:
             self._bank(factory, banked, at_once, tracker, rest=n_records >= 0)
             left = self._room() > 0 and not self.clock.over()
             if left and (self._unfinished() or not tuned_out):
+                self._name_heads(factory, at_once)
                 tuned_out = self._tune(factory, banked, at_once, tracker)
             self.exhausted = len(self.before) == n_records
             n_records = len(self.before)
@@ -301,6 +304,29 @@ class _Run:
                 on_record=lambda record: self._on_record(record, tracker),
             )
             self._look_again()
+
+    def _name_heads(self, factory: ExperimentFactory, at_once: int) -> None:
+        """Name the heads that fine-tuning starts from; those that nobody has are trained now."""
+        self.hand_over = HandOver.of_plan(self.folder)
+        lacking = self.hand_over.lacking(self.spec.search, factory)
+        self.hand_over.name_best(self.before.values(), lacking)
+        starts = [
+            TrialStart(experiment=head, block="", searched={}, default=False, attempt=1)
+            for head in self.hand_over.lacking(self.spec.search, factory).values()
+            if can_join(head)
+        ]
+        run_banks(
+            starts,
+            self.folder,
+            store=self.sweep.store.root,
+            workers=self.spec.workers,
+            at_once=at_once,
+            seconds=self.clock.left(),
+            progress=self.progress,
+        )
+        records = [self.folder.head(start.experiment.id).record() for start in starts]
+        self.hand_over.name_best([record for record in records if record], lacking)
+        self.folder.write(PLAN, {**(self.folder.read(PLAN) or {}), HEADS: self.hand_over.rows()})
 
     def _tune(
         self, factory: ExperimentFactory, banked: list[int], at_once: int, tracker: Tracker
@@ -377,7 +403,7 @@ class _Run:
             suggester.close(block)
         return SweepSearcher(
             suggester,
-            factory,
+            lambda block, values: self.hand_over.child(factory.make(block, values)),
             self.spec.search,
             self.folder,
             clock=self.clock,
@@ -474,7 +500,7 @@ class _Run:
             probe=False,
             progress=self.progress,
         )
-        self.folder.write("plan.json", plan)
+        self.folder.write(PLAN, planned(self.folder, plan))
         return shared
 
     def _write_leaderboard(self, status: SweepStatus) -> None:

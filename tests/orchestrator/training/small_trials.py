@@ -85,6 +85,7 @@ class MemoryIO:
         reported: The backbone's tensors at the last report, before the best epoch's come back.
         steps: Steps done over all epochs.
         stores_cuts: Whether activations are stored for whoever can start from them.
+        parent: The head that the experiment starts from.
         dies_at_step: The step of an epoch in which the process dies; 0 for none.
     """
 
@@ -112,10 +113,14 @@ class MemoryIO:
         self.steps = 0
         self.dies_at_step = 0
         self.stores_cuts = True
+        self.parent: dict[str, Tensor] = {}
         self._experiment, self._store, self._on_report = experiment, store, on_report
 
     def backbone(self) -> Backbone:
         return self.used
+
+    def parent_head(self) -> dict[str, Tensor]:
+        return self.parent
 
     def features(self, rows: npt.NDArray[np.int64], view: int = 0) -> Float32:
         return self._entry(self._experiment.strategy.pooling, rows, view)

@@ -30,10 +30,15 @@ class Running:
 
     trial_id: str
     block: int = 0
+    handed_over: bool = False
 
     @property
     def config(self) -> dict[str, Any]:
-        return {"trial": self.trial_id, "block": self.block}
+        return {
+            "trial": self.trial_id,
+            "block": self.block,
+            "handed_over": self.handed_over,
+        }
 
 
 def partial_block(**dimensions: Any) -> Block:
@@ -89,6 +94,18 @@ def test_nothing_is_flagged_during_the_head_warm_up(tmp_path: Path) -> None:
     told(scheduler, good, 3, 0.9)
     told(scheduler, bad, 3, 0.1)
     assert flags.raised == {"bad": "asha"}
+
+
+def test_a_trial_that_starts_from_a_trained_head_meets_its_first_rung_at_once(
+    tmp_path: Path,
+) -> None:
+    flags = Flags()
+    scheduler = scheduler_of(tmp_path, flags)
+    warmed, handed = Running("warmed"), Running("handed", handed_over=True)
+    added(scheduler, warmed, handed)
+    told(scheduler, warmed, 3, 0.9)
+    told(scheduler, handed, 1, 0.1)
+    assert flags.raised == {"handed": "asha"}
 
 
 def test_blocks_do_not_compete_for_rungs(tmp_path: Path) -> None:

@@ -173,6 +173,39 @@ def test_fine_tuning_starts_from_what_the_plan_stores(cluster: Cluster, raw_spec
         assert ours[name].validation == pytest.approx(theirs[name].validation, rel=0.02, abs=0.02)
 
 
+def test_fine_tuning_starts_from_the_best_head_that_the_plan_names(
+    small: tuple[dict[str, object], SweepOutcome],
+) -> None:
+    _, outcome = small
+    found = records(outcome)
+    (named,) = json.loads((outcome.folder / "plan.json").read_bytes())["heads"]
+    heads = [r for r in found.values() if r.experiment.strategy.strategy == "feature-extraction"]
+    best = max(heads, key=lambda record: (record.objective or 0.0, record.trial == named["trial"]))
+    assert (named["trial"], named["digest"]) == (best.trial, best.experiment.digest)
+    tuned = [r for r in found.values() if r.experiment.strategy.strategy == "partial"]
+    assert tuned
+    for record in tuned:
+        assert record.experiment.parents == {"head": best.experiment.digest}
+        assert [phase.name for phase in record.phases] == ["partial"]
+
+
+def test_a_head_that_nobody_searches_is_trained_for_fine_tuning_and_is_no_trial(
+    cluster: Cluster, raw_spec: RawSpec
+) -> None:
+    search: list[Any] = raw_spec()["search"]  # type: ignore[assignment]
+    raw = raw_spec(search=[search[1]], budget={"trials": 2})
+    outcome = run_sweep(spec_of(raw))
+    (named,) = json.loads((outcome.folder / "plan.json").read_bytes())["heads"]
+    found = records(outcome)
+    assert len(found) == 2
+    assert named["trial"] not in found
+    assert (outcome.folder / "heads" / named["trial"] / "record.json").is_file()
+    assert {r.experiment.parents["head"] for r in found.values()} == {named["digest"]}
+    # Continued, the sweep starts new trials from the same head.
+    more = run_sweep(spec_of({**raw, "budget": {"trials": 3}}))
+    assert {r.experiment.parents["head"] for r in records(more).values()} == {named["digest"]}
+
+
 def test_heads_are_trained_in_one_bank_and_each_has_its_record(
     cluster: Cluster, raw_spec: RawSpec
 ) -> None:

@@ -1,0 +1,161 @@
+"""Hand-over: the best head of a sweep's banks is phase 1 of its fine-tuning trials.
+
+Fine-tuning that starts from a trained head distorts the pretrained features less (LP-FT: Kumar et
+al., ICLR 2022), and one head serves every trial that can take it: same backbone, input and
+features, same shape, same loss and class weights. Which head that is, is decided once, before the
+first of them starts, and named in `plan.json`: a child's Experiment names its parent, so a better
+head that comes later changes nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.runtime.folders import SweepFolder
+from orchestrator.spec.experiment import HEAD, Experiment
+from orchestrator.spec.frozen import digest_of
+from orchestrator.spec.record import Record
+from orchestrator.spec.search_space import Block
+from orchestrator.spec.strategy import FeatureExtraction, FineTuning
+from orchestrator.training.phases import WARM_UP
+from orchestrator.tuning.experiments import ExperimentFactory
+from orchestrator.tuning.leaderboard import is_candidate
+from orchestrator.tuning.sharing import corner_experiments
+
+SHAPING = (
+    "backbone",
+    "image_size",
+    "crop_fraction",
+    "pooling",
+    "head",
+    "hidden",
+    "loss",
+    "focal_gamma",
+    "class_weights",
+    "warm_up",
+    "warm_up_epochs",
+)
+PLAN = "plan.json"
+HEADS = "heads"
+
+
+@dataclass(frozen=True)
+class NamedHead:
+    """A head that fine-tuning trials start from.
+
+    Attributes:
+        key: What a child must share with it (`head_key`).
+        backbone: Whose features it reads.
+        trial: Its trial, or the head trained for this purpose alone.
+        digest: Of its Experiment.
+    """
+
+    key: str
+    backbone: str
+    trial: str
+    digest: str
+
+
+class HandOver:
+    """Which head each fine-tuning experiment starts from."""
+
+    def __init__(self, heads: Iterable[NamedHead] = ()) -> None:
+        self._heads = {head.key: head for head in heads}
+
+    @classmethod
+    def of_plan(cls, folder: SweepFolder) -> HandOver:
+        """What the sweep's plan names, as far as these heads are still there."""
+        named = [NamedHead(**row) for row in (folder.read(PLAN) or {}).get(HEADS, [])]
+        return cls(head for head in named if _is_there(folder, head))
+
+    def lacking(self, blocks: Sequence[Block], factory: ExperimentFactory) -> dict[str, Experiment]:
+        """What the search asks for and has no name yet: by key, the warm-up that would do."""
+        found: dict[str, Experiment] = {}
+        for block in blocks:
+            for experiment in corner_experiments(block, factory, SHAPING):
+                key = head_key(experiment)
+                if wants_head(experiment) and key not in self._heads:
+                    found.setdefault(key, warm_up_head(experiment))
+        return found
+
+    def name_best(self, records: Iterable[Record], keys: Collection[str]) -> None:
+        """Name the best of some heads for each of some keys."""
+        best: dict[str, Record] = {}
+        for record in records:
+            key, objective = head_key(record.experiment), record.experiment.objective
+            is_head = record.experiment.strategy.strategy == "feature-extraction"
+            if key not in keys or not is_head or not is_candidate(record):
+                continue
+            assert record.objective is not None
+            if key not in best or objective.better(record.objective, best[key].objective):
+                best[key] = record
+        for key, record in best.items():
+            experiment = record.experiment
+            name = experiment.backbone.name
+            self._heads[key] = NamedHead(key, name, record.trial, experiment.digest)
+
+    def child(self, experiment: Experiment) -> Experiment:
+        """The experiment with its parent; as it is where it has a warm-up of its own, or none."""
+        head = self._heads.get(head_key(experiment)) if wants_head(experiment) else None
+        if head is None:
+            return experiment
+        return experiment.model_copy(update={"parents": {HEAD: head.digest}})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The heads as `plan.json` names them."""
+        return [vars(head) for head in self._heads.values()]
+
+
+def wants_head(experiment: Experiment) -> bool:
+    """Whether an experiment can start from a head of the bank."""
+    strategy = experiment.strategy
+    return (
+        isinstance(strategy, FineTuning)
+        and strategy.warm_up == "bank"
+        and strategy.warm_up_epochs > 0
+    )
+
+
+def head_key(experiment: Experiment) -> str:
+    """Equal where one experiment's head is a warm start for the other."""
+    strategy = experiment.strategy
+    return digest_of(
+        {
+            "backbone": experiment.backbone.name,
+            "weights": experiment.weights_digest,
+            "input": experiment.input.to_json(),
+            "pooling": strategy.pooling,
+            "hidden": strategy.hidden if strategy.head == "mlp" else None,
+            "focal": strategy.focal_gamma if strategy.loss == "focal" else None,
+            "class_weights": strategy.class_weights,
+        }
+    )[:16]
+
+
+def warm_up_head(experiment: Experiment) -> Experiment:
+    """A fine-tuning experiment's warm-up as an experiment of its own."""
+    strategy = experiment.strategy
+    assert isinstance(strategy, FineTuning)
+    alike = FeatureExtraction.model_fields.keys() & type(strategy).model_fields.keys()
+    head = FeatureExtraction.model_validate(
+        {
+            **{name: getattr(strategy, name) for name in alike - {"strategy"}},
+            **WARM_UP,
+            "epochs": strategy.warm_up_epochs,
+            "head_lr": strategy.warm_up_lr,
+            "accumulate": 1,
+        }
+    )
+    return experiment.model_copy(update={"strategy": head})
+
+
+def planned(folder: SweepFolder, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A new plan with the heads that the sweep's earlier one named."""
+    return {**plan, HEADS: (folder.read(PLAN) or {}).get(HEADS, [])}
+
+
+def _is_there(folder: SweepFolder, head: NamedHead) -> bool:
+    record = folder.parent(head.trial).record()
+    return record is not None and record.experiment.digest == head.digest and is_candidate(record)
