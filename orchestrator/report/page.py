@@ -23,6 +23,7 @@ from orchestrator.report.parameter_panels import parameter_panels
 from orchestrator.report.pareto import pareto
 from orchestrator.report.provenance import provenance
 from orchestrator.report.reading import read_sweep
+from orchestrator.report.screening import screening
 from orchestrator.report.strategy_strip import strategy_strip
 from orchestrator.report.sweep_view import SweepView
 from orchestrator.report.winner_sheet import winner_sheet
@@ -122,7 +123,13 @@ def _sections(view: SweepView, comparison: Comparison, thumbnail: Thumbnail | No
             lead=f"Ranked by `{metric}` on validation at each trial's best epoch; {direction} is "
             "better." + (" ≈ marks trials within noise of the winner." if comparison.ties else ""),
         ),
-        section("search", "The search", parallel_coordinates(view), parameter_panels(view)),
+        section(
+            "search",
+            "The search",
+            parallel_coordinates(view),
+            parameter_panels(view),
+            screening(view),
+        ),
         section("cost", "Score against cost", pareto(view), strategy_strip(view)),
         section("learning", "Learning", learning_curves(view)),
         section("winner", "The winner", *winner_sheet(view, thumbnail)),

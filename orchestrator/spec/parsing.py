@@ -12,13 +12,15 @@ from orchestrator.errors import Fault, SpecError, listing, nearest, shown
 from orchestrator.spec.block_parsing import common_parameters, parse_block
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.fault_messages import as_faults, validated
+from orchestrator.spec.frozen import canonical_json
 from orchestrator.spec.locations import absolute
 from orchestrator.spec.parts import ObjectiveSpec, TaskKind
 from orchestrator.spec.reading import read_spec_file, with_overrides
 from orchestrator.spec.search_space import Block, Range, is_number
-from orchestrator.spec.strategy import USUAL_RANGES
+from orchestrator.spec.strategy import USUAL_RANGES, FineTuning
 from orchestrator.spec.sweep import (
     BudgetSpec,
+    ScreenSpec,
     SweepSpec,
     TrackingSpec,
     TunerSpec,
@@ -31,6 +33,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "budget": BudgetSpec,
     "objective": ObjectiveSpec,
     "tuner": TunerSpec,
+    "screen": ScreenSpec,
     "workers": WorkersSpec,
     "tracking": TrackingSpec,
 }
@@ -205,6 +208,20 @@ def _cross_faults(spec: SweepSpec) -> list[Fault]:
             for name, dim in block.searched.items()
             if isinstance(dim, Range) and dim.kind != "int"
         ]
+    tuned = {
+        canonical_json(value)
+        for block in spec.search
+        if issubclass(block.params_class, FineTuning)
+        for value in block.dimensions["backbone"].extremes
+    }
+    if spec.screen is not None and spec.screen.keep >= len(tuned):
+        faults.append(
+            Fault(
+                "screen.keep",
+                f"{spec.screen.keep} drops nothing: this search fine-tunes {len(tuned)} in all. "
+                "Keep fewer, or leave screen out",
+            )
+        )
     if "://" in spec.storage:
         faults.append(
             Fault("storage", f"{spec.storage!r} is a URI. Use a folder that every node mounts")

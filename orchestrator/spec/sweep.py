@@ -45,6 +45,12 @@ class TunerSpec(Frozen):
     scheduler: Literal["asha", "median", "none"] = "asha"
 
 
+class ScreenSpec(Frozen):
+    """Rung zero: how many backbones are fine-tuned, by their scores on stored features."""
+
+    keep: Annotated[int, Field(ge=1, le=1024)]
+
+
 class ElasticSpec(Frozen):
     """As many workers as the cluster has free, between two bounds."""
 
@@ -87,6 +93,7 @@ class SweepSpec(Frozen):
     budget: BudgetSpec = BudgetSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
     tuner: TunerSpec = TunerSpec()
+    screen: ScreenSpec | None = None
     workers: WorkersSpec = WorkersSpec()
     storage: str = "runs"
     tracking: TrackingSpec = TrackingSpec()
@@ -112,6 +119,7 @@ class SweepSpec(Frozen):
             "search": sorted((_placeless(b.to_json()) for b in self.search), key=digest_of),
             "objective": self.objective.to_json(),
             "tuner": self.tuner.to_json(),
+            "screen": self.screen.to_json() if self.screen else None,
             "seed": self.seed,
         }
         return digest_of(content)

@@ -22,6 +22,7 @@ from orchestrator.spec.strategy import FeatureExtraction, FineTuning
 from orchestrator.training.phases import WARM_UP
 from orchestrator.tuning.experiments import ExperimentFactory
 from orchestrator.tuning.leaderboard import is_candidate
+from orchestrator.tuning.screening import SCREEN
 from orchestrator.tuning.sharing import corner_experiments
 
 SHAPING = (
@@ -103,9 +104,14 @@ class HandOver:
             return experiment
         return experiment.model_copy(update={"parents": {HEAD: head.digest}})
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The heads as `plan.json` names them."""
-        return [vars(head) for head in self._heads.values()]
+    @property
+    def heads(self) -> list[NamedHead]:
+        """All that are named."""
+        return list(self._heads.values())
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """As `plan.json` names them."""
+        return [vars(head) for head in self.heads]
 
 
 def wants_head(experiment: Experiment) -> bool:
@@ -152,8 +158,9 @@ def warm_up_head(experiment: Experiment) -> Experiment:
 
 
 def planned(folder: SweepFolder, plan: Mapping[str, Any]) -> dict[str, Any]:
-    """A new plan with the heads that the sweep's earlier one named."""
-    return {**plan, HEADS: (folder.read(PLAN) or {}).get(HEADS, [])}
+    """A new plan with what an earlier run of the sweep decided: the heads, and the screen."""
+    decided = folder.read(PLAN) or {}
+    return {**plan, **{name: decided[name] for name in (HEADS, SCREEN) if name in decided}}
 
 
 def _is_there(folder: SweepFolder, head: NamedHead) -> bool:

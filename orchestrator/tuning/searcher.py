@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 from orchestrator.runtime.folders import SweepFolder, TrialStart
 from orchestrator.spec.experiment import HEAD, Experiment
 from orchestrator.spec.record import Record
-from orchestrator.spec.search_space import Block
+from orchestrator.spec.search_space import Block, Choice
 from orchestrator.tuning.clock import SweepClock
 from orchestrator.tuning.suggestions import METRIC, Outcome, Suggester
 
@@ -29,6 +29,7 @@ class SweepSearcher(Searcher):
         clock: SweepClock,
         known: Mapping[str, float],
         unfinished: Sequence[TrialStart],
+        audits: Sequence[TrialStart] = (),
         room: float,
         mode: str,
     ) -> None:
@@ -42,6 +43,7 @@ class SweepSearcher(Searcher):
             clock: Tells when the minutes are over.
             known: Objective of every trial that has ended, by id.
             unfinished: Trials that an earlier run began and did not end.
+            audits: Trials to run once every block has had its first.
             room: How many more trials may be started.
             mode: `max` or `min`.
         """
@@ -53,6 +55,8 @@ class SweepSearcher(Searcher):
         self._clock = clock
         self._known = dict(known)
         self._unfinished = list(unfinished)
+        self._audits = [start for start in audits if start.experiment.id not in self._known]
+        self._n_asked = 0
         self._room = room
         self._asks: dict[str, tuple[str | None, str]] = {}  # Tune's id → (ask, ours)
         self.reused = 0
@@ -66,6 +70,9 @@ class SweepSearcher(Searcher):
             start = self._unfinished.pop(0)
             again = start.model_copy(update={"attempt": start.attempt + 1})
             return self._started(trial_id, None, again)
+        if self._audits and self._n_asked >= len(self._blocks):
+            return self._started(trial_id, None, self._audits.pop(0))
+        self._n_asked += 1
         repeats: Counter[int] = Counter()
         while (suggestion := self._suggester.ask()) is not None:
             block = self._blocks[suggestion.block]
@@ -85,6 +92,8 @@ class SweepSearcher(Searcher):
                 attempt=1,
             )
             return self._started(trial_id, suggestion.ask, start)
+        if self._audits:
+            return self._started(trial_id, None, self._audits.pop(0))
         self.exhausted = True
         return Searcher.FINISHED
 
@@ -123,6 +132,16 @@ class SweepSearcher(Searcher):
 def block_number(blocks: Sequence[Block], start: TrialStart) -> int:
     """Where the block that a trial belongs to stands in the spec as it is now."""
     return [block.digest for block in blocks].index(start.block)
+
+
+def is_member(blocks: Sequence[Block], outcome: Outcome) -> bool:
+    """Whether an outcome is a point of the blocks as they are now: no audit of a dropped one."""
+    searched = blocks[outcome.block].searched
+    return all(
+        outcome.searched.get(name) in dim.values
+        for name, dim in searched.items()
+        if isinstance(dim, Choice)
+    )
 
 
 def outcome_of(blocks: Sequence[Block], start: TrialStart, record: Record) -> Outcome:

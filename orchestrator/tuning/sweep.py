@@ -42,7 +42,8 @@ from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leader
 from orchestrator.tuning.plan import CostBook, make_plan
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.scheduler import FlaggingScheduler
-from orchestrator.tuning.searcher import SweepSearcher, outcome_of
+from orchestrator.tuning.screening import SCREEN, Screen, screen_backbones
+from orchestrator.tuning.searcher import SweepSearcher, is_member, outcome_of
 from orchestrator.tuning.sharing import Shared, block_shares, shared_work, store_budget
 from orchestrator.tuning.suggestions import Outcome, build_suggester
 from orchestrator.tuning.tracking import Tracker
@@ -205,6 +206,7 @@ class _Run:
         self.before = self.folder.records()
         self.reused = 0
         self.hand_over = HandOver()
+        self.screen = Screen()
         self.exhausted = bool((self.folder.read("leaderboard.json") or {}).get("exhausted"))
 
     def go(self, address: str | None) -> SweepOutcome:
@@ -253,6 +255,7 @@ class _Run:
             left = self._room() > 0 and not self.clock.over()
             if left and (self._unfinished() or not tuned_out):
                 self._name_heads(factory, at_once)
+                self._screen(factory)
                 tuned_out = self._tune(factory, banked, at_once, tracker)
             self.exhausted = len(self.before) == n_records
             n_records = len(self.before)
@@ -326,7 +329,30 @@ class _Run:
         )
         records = [self.folder.head(start.experiment.id).record() for start in starts]
         self.hand_over.name_best([record for record in records if record], lacking)
-        self.folder.write(PLAN, {**(self.folder.read(PLAN) or {}), HEADS: self.hand_over.rows()})
+        self.folder.write(PLAN, {**(self.folder.read(PLAN) or {}), HEADS: self.hand_over.to_json()})
+
+    def _screen(self, factory: ExperimentFactory) -> None:
+        """Decide once which backbones are fine-tuned."""
+        if self.spec.screen is None:
+            return
+        plan = self.folder.read(PLAN) or {}
+        decided = Screen.of_plan(plan)
+        if decided is None:
+            named = [self.folder.parent(head.trial).record() for head in self.hand_over.heads]
+            decided = screen_backbones(
+                self.spec,
+                factory,
+                [*self.before.values(), *(record for record in named if record)],
+                examples=self.sweep.examples,
+                store=self.sweep.store,
+            )
+            self.folder.write(PLAN, {**plan, SCREEN: decided.to_json()})
+            for row in decided.rows:
+                bank = "no head" if row.bank is None else f"best head {row.bank:.4f}"
+                self.progress.say(
+                    f"screen: {row.backbone.name} {row.role} (LogME {row.log_me:.3f}, {bank})"
+                )
+        self.screen = decided
 
     def _tune(
         self, factory: ExperimentFactory, banked: list[int], at_once: int, tracker: Tracker
@@ -398,9 +424,20 @@ class _Run:
 
     def _searcher(self, factory: ExperimentFactory, banked: list[int]) -> SweepSearcher:
         outcomes = self._outcomes()
-        suggester = build_suggester(self.spec, list(outcomes.values()))
-        for block in banked:
-            suggester.close(block)
+        narrowed = [self.screen.narrowed(block) for block in self.spec.search]
+        search = tuple(n or block for n, block in zip(narrowed, self.spec.search, strict=True))
+        suggester = build_suggester(
+            self.spec.model_copy(update={"search": search}),
+            [outcome for outcome in outcomes.values() if is_member(search, outcome)],
+        )
+        for number, block in enumerate(narrowed):
+            if block is None or number in banked:
+                suggester.close(number)
+        started = self.starts.keys()
+        audits = [
+            start.model_copy(update={"experiment": self.hand_over.child(start.experiment)})
+            for start in self.screen.audits(self.spec.search, factory)
+        ]
         return SweepSearcher(
             suggester,
             lambda block, values: self.hand_over.child(factory.make(block, values)),
@@ -409,6 +446,7 @@ class _Run:
             clock=self.clock,
             known={name: outcome.value for name, outcome in outcomes.items()},
             unfinished=self._unfinished(),
+            audits=[start for start in audits if start.experiment.id not in started],
             room=self._room(),
             mode=self.spec.objective.mode,
         )

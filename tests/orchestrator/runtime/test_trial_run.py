@@ -108,6 +108,35 @@ def test_an_error_of_the_trials_own_is_its_record(raw_spec: RawSpec) -> None:
     assert sweep.folder.trial(record.trial).record() == record
 
 
+@pytest.mark.parametrize("damaged", [False, True], ids=["missing", "damaged"])
+def test_a_trial_whose_parent_is_not_there_says_what_to_do(
+    raw_spec: RawSpec, damaged: bool
+) -> None:
+    sweep, start = prepared(raw_spec)
+    fill(sweep, start, sweep.store)
+    head = conduct_trial(ticket_for(sweep, start), Told())
+    assert head is not None
+    assert head.checkpoint is not None
+    folder = sweep.folder.trial(head.trial).root
+    if damaged:
+        weights = folder / head.checkpoint / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    else:
+        (folder / "record.json").unlink()
+    block = sweep.spec.search[1]
+    tuned = sweep.factory().make(block, block.vetted())
+    child = start.model_copy(
+        update={
+            "experiment": tuned.model_copy(update={"parents": {"head": start.experiment.digest}})
+        }
+    )
+    sweep.folder.trial(child.experiment.id).write_start(child)
+    record = conduct_trial(ticket_for(sweep, child), Told())
+    assert record is not None
+    assert record.status == "failed"
+    assert f"the head {folder} that this trial starts from is missing or damaged" in record.reason
+
+
 def test_on_several_workers_an_error_is_raised_for_ray_train_to_see(raw_spec: RawSpec) -> None:
     sweep, start = prepared(raw_spec)
     with pytest.raises(Exception, match="the feature store"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -218,3 +220,31 @@ def test_the_seed_decides_the_result(make_io: MakeIO) -> None:
         io = make_io(experiment, f"run-{len(losses)}")
         losses.append(run_trial(experiment, io).epochs[0].train_loss)
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_trial_with_a_parent_starts_from_its_best_epoch_and_has_no_warm_up(
+    make_io: MakeIO,
+) -> None:
+    head = experiment_of(FeatureExtraction(epochs=3, batch_size=4), make_io.examples)
+    io = make_io(head, "parent")
+    best = run_trial(head, io)
+    assert best.checkpoint is not None
+    checkpoint = read_checkpoint(io.checkpoints / Path(best.checkpoint).name)
+    assert checkpoint is not None
+    still = Partial(
+        epochs=1,
+        batch_size=4,
+        head_lr=1e-9,
+        backbone_lr=1e-9,
+        augment="none",
+        stored_precision="fp32",
+    )
+    child = experiment_of(still, make_io.examples).model_copy(
+        update={"parents": {"head": head.digest}}
+    )
+    io = make_io(child, "child")
+    io.parent = {name.removeprefix("head."): tensor for name, tensor in checkpoint.weights.items()}
+    result = run_trial(child, io)
+    assert [phase.name for phase in result.phases] == ["partial"]
+    assert [row.phase for row in result.epochs] == ["partial"]
+    assert result.validation["log_loss"] == pytest.approx(best.validation["log_loss"], abs=1e-4)

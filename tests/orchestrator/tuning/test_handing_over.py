@@ -69,11 +69,11 @@ def test_a_better_head_that_comes_later_changes_nobody(tmp_path: Path) -> None:
     )
     hand_over = HandOver()
     hand_over.name_best([first], hand_over.lacking(spec.search, factory))
-    folder.write("plan.json", {"trials": 1, "heads": hand_over.rows()})
+    folder.write("plan.json", {"trials": 1, "heads": hand_over.to_json()})
     folder.write("plan.json", planned(folder, {"trials": 2}))
-    assert json.loads((tmp_path / "plan.json").read_bytes())["heads"] == hand_over.rows()
+    assert json.loads((tmp_path / "plan.json").read_bytes())["heads"] == hand_over.to_json()
     # A head whose folder is gone is named no more.
-    assert HandOver.of_plan(folder).rows() == []
+    assert HandOver.of_plan(folder).to_json() == []
     trial = folder.trial(first.trial)
     trial.write_start(
         TrialStart(experiment=first.experiment, block="", searched={}, default=True, attempt=1)
