@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check slow format clean
+.PHONY: demo test check slow bench format clean
 
 demo: $(STAMP)
 	$(BIN)/python -m jobs.demo
@@ -14,6 +14,9 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks
 
 check: $(STAMP)
 	$(BIN)/ruff check .

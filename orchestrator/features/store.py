@@ -130,6 +130,28 @@ class FeatureStore:
             os.utime(folder / MANIFEST)
         return Features(tuple(b for name in parts for b in _map(folder / name, shape)))
 
+    def remove_damaged(self, key: FeatureKey) -> bool:
+        """Remove what is damaged of an entry, so that it can be filled again; whole parts stay.
+
+        Returns:
+            Whether anything was.
+        """
+        folder = self.folder(key)
+        try:
+            parts, _ = _read_manifest(folder / MANIFEST, key)
+        except FileNotFoundError:
+            return False
+        except IntegrityError:
+            parts = {}  # nothing says what the parts should be
+        there = {path.name: file_digest(path) for path in folder.glob("part-*.arrow")}
+        if there == parts:
+            return False  # another process has filled it meanwhile
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for name, digest in there.items():
+            if parts.get(name) != digest:
+                (folder / name).unlink(missing_ok=True)
+        return True
+
     def missing(self, key: FeatureKey, *, n_rows: int) -> list[range]:
         """The row ranges that no part holds yet, one a part."""
         folder = self.folder(key)

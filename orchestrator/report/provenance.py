@@ -58,21 +58,21 @@ def _forecast_rows(view: SweepView) -> list[tuple[str, str, str]]:
     planned = finite(view.plan.get("trials"))
     if planned is not None:
         rows.append(("trials", f"{planned:,.0f}", f"{len(view.trials):,}"))
-    forecast = view.plan.get("forecast")
+    forecast, actual = view.plan.get("forecast"), view.plan.get("actual")
+    came = actual if isinstance(actual, Mapping) else {}
     for key, said in forecast.items() if isinstance(forecast, Mapping) else ():
-        known = finite(said)
-        if known is None:
-            continue
-        came = duration(view.seconds) if key == "seconds" else MISSING
-        if key == "peak_memory_bytes":
-            came = memory(max((t.peak_memory_bytes for t in view.trials), default=0))
-        rows.append((_spoken(str(key)), _amount(str(key), known), came))
+        known, real = finite(said), finite(came.get(key))
+        if known is not None:
+            shown = MISSING if real is None else _amount(str(key), real)
+            rows.append((_spoken(str(key)), _amount(str(key), known), shown))
     return rows
 
 
 def _spoken(key: str) -> str:
     if key == "seconds":
         return "wall time"
+    if key == "device_seconds":
+        return "device time"
     return key.removesuffix("_bytes").removesuffix("_seconds").removesuffix("_s").replace("_", " ")
 
 

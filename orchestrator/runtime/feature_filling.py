@@ -11,6 +11,7 @@ import ray
 import torch
 
 from orchestrator.data.examples import Examples
+from orchestrator.errors import IntegrityError
 from orchestrator.features.filling import compute_outputs, feature_key, search_rows
 from orchestrator.features.store import FeatureKey, FeatureStore
 from orchestrator.models.backbone import Output
@@ -74,7 +75,7 @@ def fill_features(
 ) -> float:
     """Compute what the store lacks of `needs`, in parallel over the cluster.
 
-    All outputs of one pass are computed together.
+    All outputs of one pass are computed together. What is damaged is computed again.
 
     Args:
         needs: What will be read.
@@ -89,7 +90,7 @@ def fill_features(
     """
     examples = open_examples(data)
     n_rows = len(search_rows(examples))
-    absent = [need for need in needs if store.find(need.key(examples)) is None]
+    absent = [need for need in needs if not is_stored(store, need.key(examples))]
     jobs: dict[tuple[Pass, range], list[FeatureNeed]] = {}
     for need in absent:
         for part in store.missing(need.key(examples), n_rows=n_rows):
@@ -115,6 +116,15 @@ def fill_features(
     for need in absent:
         store.seal(need.key(examples), n_rows=n_rows)
     return 1 - len(absent) / max(1, len(needs))
+
+
+def is_stored(store: FeatureStore, key: FeatureKey) -> bool:
+    """Whether an entry is there and whole; what is damaged of it is removed."""
+    try:
+        return store.find(key) is not None
+    except IntegrityError:
+        store.remove_damaged(key)
+        return store.find(key) is not None
 
 
 def _label(source: Pass) -> str:

@@ -35,13 +35,17 @@ VERSIONED = ("ray", "torch", "torchvision", "timm", "numpy", "pillow", "pyarrow"
 
 @dataclass(frozen=True)
 class TrialTicket:
-    """Which trial of which sweep, and what each of its workers may use."""
+    """Which trial of which sweep, and what each of its workers may use.
+
+    `asked_at` is when Tune started the trial, in seconds since the epoch.
+    """
 
     sweep: str
     store: str
     trial: str
     threads: int
     use_gpu: bool
+    asked_at: float | None = None
 
 
 def conduct_trial(
@@ -60,7 +64,7 @@ def conduct_trial(
         return done
     device = torch.device("cuda" if ticket.use_gpu and torch.cuda.is_available() else "cpu")
     set_up_process(device, ticket.threads)
-    started_at, started_s = datetime.now(UTC), time.monotonic()
+    started_at, started_s, start_up_s = datetime.now(UTC), time.monotonic(), 0.0
     try:
         io = WorkerIO(
             start.experiment,
@@ -72,6 +76,9 @@ def conduct_trial(
             rank=rank,
             world_size=world_size,
         )
+        io.load()
+        asked_at = ticket.asked_at
+        start_up_s = 0.0 if asked_at is None else max(0.0, time.time() - asked_at)
         result = run_trial(start.experiment, io)
     except Exception as err:  # a trial's edge: one bad trial must not end a sweep
         if world_size > 1:
@@ -86,6 +93,7 @@ def conduct_trial(
         result,
         data=folder / "data",
         started_at=started_at,
+        start_up_s=start_up_s,
         device=device,
         threads=ticket.threads,
         workers=world_size,
@@ -99,6 +107,7 @@ def finish_trial(
     *,
     data: Path,
     started_at: datetime,
+    start_up_s: float = 0.0,
     device: torch.device,
     threads: int,
     workers: int,
@@ -108,6 +117,7 @@ def finish_trial(
         start,
         result,
         started_at=started_at,
+        start_up_s=start_up_s,
         peak_bytes=peak_memory_bytes(device),
         placement=Placement(
             host=socket.gethostname(),
@@ -152,6 +162,7 @@ def _record(
     result: TrialResult,
     *,
     started_at: datetime,
+    start_up_s: float = 0.0,
     peak_bytes: int,
     placement: Placement | None,
 ) -> Record:
@@ -168,6 +179,7 @@ def _record(
         objective=result.objective,
         checkpoint=result.checkpoint,
         seconds=result.seconds,
+        start_up_seconds=start_up_s,
         images_per_s=result.images_per_s,
         peak_memory_bytes=peak_bytes,
         placement=placement,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def tune_trial(config: dict[str, Any], context: TuneContext) -> None:
         config: `trial`: its id; the rest is Tune's and ours to show.
         context: Shared by all trials.
     """
-    ticket = replace(context.ticket, trial=config["trial"])
+    ticket = replace(context.ticket, trial=config["trial"], asked_at=time.time())
     context.signals.forget(ticket.trial)
     if context.workers.most == 1:
         record = conduct_trial(ticket, ActorReporter(ticket.trial, context.signals))

@@ -70,13 +70,15 @@ class WorkerIO:
         Raises:
             IntegrityError: The weights are not those that the experiment names.
         """
-        return copy.deepcopy(
-            pristine_backbone(
-                self._experiment.backbone,
-                image_size=self._experiment.input.size,
-                expected_digest=self._experiment.weights_digest,
-                seed=self._experiment.strategy.seed,
-            )
+        return copy.deepcopy(self.load())
+
+    def load(self) -> Backbone:
+        """The pristine backbone itself, which nobody may change; errors as in `backbone`."""
+        return pristine_backbone(
+            self._experiment.backbone,
+            image_size=self._experiment.input.size,
+            expected_digest=self._experiment.weights_digest,
+            seed=self._experiment.strategy.seed,
         )
 
     def parent_head(self) -> dict[str, Tensor]:

@@ -61,7 +61,9 @@ class Record(Frozen):
     """How one Trial ended, written once.
 
     `stopped` carries in `reason` who stopped it (`asha`, `median`, `budget`); `diverged` and
-    `failed` carry the error. `validation` and `objective` are those of `best_epoch`.
+    `failed` carry the error. `validation` and `objective` are those of `best_epoch`. `seconds` are
+    spent in training, `start_up_seconds` before: from Tune's start of the trial until its workers
+    have processes, data and weights.
     """
 
     trial: str
@@ -77,6 +79,7 @@ class Record(Frozen):
     checkpoint: str | None = None  # folder of the best epoch, relative to the trial's folder
     files: dict[str, str] = Field(default_factory=dict, description="relative path → SHA-256")
     seconds: float = 0.0
+    start_up_seconds: float = 0.0
     images_per_s: float = 0.0
     peak_memory_bytes: int = 0
     placement: Placement | None = None

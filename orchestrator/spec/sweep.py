@@ -23,8 +23,9 @@ class BudgetSpec(Frozen):
     Attributes:
         trials: New records.
         minutes: Of wall time, summed over resumes.
-        store_gb: Gigabytes (10^9 bytes) of stored features and activations; half of what is free
-            on the storage when not given.
+        store_gb: Gigabytes (10^9 bytes) that the feature store may hold, what other sweeps left
+            there included: that is evicted, longest unused first, to make room. Half of the disk
+            that nothing else occupies when not given.
     """
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = 16

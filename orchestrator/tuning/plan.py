@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from orchestrator.models.backbone import Prefix
 from orchestrator.models.building import build_backbone
 from orchestrator.models.classifier import build_classifier_head
 from orchestrator.models.placing import placed
+from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.memory import peak_memory_bytes, reset_peak_memory
 from orchestrator.spec.backbone_table import facts_for
 from orchestrator.spec.durable import write_json
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.frozen import digest_of
+from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.network import Network
 from orchestrator.training.phases import compile_phases
@@ -40,6 +42,7 @@ from orchestrator.tuning.sharing import (
     stored_cut_of,
 )
 
+ACTUAL = "actual"
 PROBE_STEPS = 5
 PROBE_BATCH = 8
 START_UP_S = 0.5  # of a trial in a reused actor
@@ -274,6 +277,32 @@ def _checkpoint_bytes(experiment: Experiment) -> int:
     if experiment.strategy.strategy != "feature-extraction":
         trained += facts.n_parameters
     return 3 * BYTES_PER_NUMBER * trained
+
+
+def actual_costs(
+    folder: SweepFolder, records: Iterable[Record], *, seconds: float
+) -> dict[str, float]:
+    """What a sweep has cost so far, under the names of the forecast.
+
+    Args:
+        folder: The sweep's.
+        records: Its ended trials.
+        seconds: Wall time.
+    """
+    ended = list(records)
+    return {
+        "seconds": round(seconds, 1),
+        "device_seconds": round(
+            sum(r.seconds * (r.placement.workers if r.placement else 1) for r in ended), 1
+        ),
+        "peak_memory_bytes": max((r.peak_memory_bytes for r in ended), default=0),
+        "checkpoint_bytes": sum(bytes_below(trial.checkpoints) for trial in folder.trials()),
+    }
+
+
+def bytes_below(folder: Path) -> int:
+    """Of all files below a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _row(work: Shared, costs: CostBook) -> dict[str, Any]:

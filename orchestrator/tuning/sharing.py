@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import CapacityError, Fault
+from orchestrator.features.room import entries
+from orchestrator.features.store import FeatureStore
 from orchestrator.runtime.feature_filling import FeatureNeed, Pass
 from orchestrator.runtime.process_cache import CutFacts, cut_facts
 from orchestrator.spec.backbone_table import facts_for
@@ -107,14 +109,15 @@ def shared_work(
     return _within(list(found.values()), budget_bytes)
 
 
-def store_budget(spec: SweepSpec) -> float:
-    """Bytes that the store of this sweep may take."""
+def store_budget(spec: SweepSpec, store: FeatureStore) -> float:
+    """Bytes that the store may take: `budget.store_gb`, or half of the disk that is not others'."""
     if spec.budget.store_gb is not None:
         return spec.budget.store_gb * 1e9
     root = Path(spec.storage)
     while not root.exists():
         root = root.parent
-    return shutil.disk_usage(root).free / 2
+    held = sum(entry.bytes for entry in entries(store))
+    return (shutil.disk_usage(root).free + held) / 2
 
 
 def corner_experiments(

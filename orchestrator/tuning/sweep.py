@@ -20,9 +20,10 @@ from orchestrator.data.audit import Audit
 from orchestrator.data.examples import Examples
 from orchestrator.data.preparing import prepare_data
 from orchestrator.features.filling import search_rows
-from orchestrator.features.store import FeatureStore
+from orchestrator.features.room import leased, make_room
+from orchestrator.features.store import FeatureKey, FeatureStore
 from orchestrator.runtime.cluster import Cluster, joined_cluster
-from orchestrator.runtime.feature_filling import fill_features
+from orchestrator.runtime.feature_filling import fill_features, is_stored
 from orchestrator.runtime.folders import SweepFolder, TrialStart
 from orchestrator.runtime.process_cache import initial_weights_digest
 from orchestrator.runtime.signals import Signals
@@ -39,7 +40,7 @@ from orchestrator.tuning.clock import SweepClock
 from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
 from orchestrator.tuning.handing_over import HEADS, PLAN, HandOver, planned
 from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leaderboard
-from orchestrator.tuning.plan import CostBook, make_plan
+from orchestrator.tuning.plan import ACTUAL, CostBook, actual_costs, bytes_below, make_plan
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.scheduler import FlaggingScheduler
 from orchestrator.tuning.screening import SCREEN, Screen, screen_backbones
@@ -118,7 +119,7 @@ class PreparedSweep:
             self.spec,
             factory,
             images=len(search_rows(self.examples)),
-            budget_bytes=store_budget(self.spec),
+            budget_bytes=store_budget(self.spec, self.store),
         )
 
     def factory(self) -> ExperimentFactory:
@@ -205,6 +206,7 @@ class _Run:
         self.starts = self.folder.starts()
         self.before = self.folder.records()
         self.reused = 0
+        self.stored: tuple[FeatureKey, ...] = ()
         self.hand_over = HandOver()
         self.screen = Screen()
         self.exhausted = bool((self.folder.read("leaderboard.json") or {}).get("exhausted"))
@@ -229,6 +231,7 @@ class _Run:
         finally:
             self.clock.save()
             self._write_leaderboard(status)
+            self._write_actual()
             tracker.close()
         return self._outcome(status)
 
@@ -238,15 +241,40 @@ class _Run:
         at_once = cluster.trials_at_once(self.spec.workers)
         factory = self.sweep.factory()
         shared = self._write_plan(factory, at_once)
-        workers = self.spec.workers
+        stored = {work.need.key(self.sweep.examples): work for work in shared if work.stored}
+        self.stored = tuple(stored)
+        with leased(self.sweep.store, stored):
+            self._fill(stored)
+            self._spend(factory, at_once, tracker)
+
+    def _fill(self, stored: Mapping[FeatureKey, Shared]) -> None:
+        """Store what the plan says, in the room that the budget gives."""
+        store = self.sweep.store
+        evicted = make_room(
+            store,
+            needed_bytes=sum(
+                work.bytes for key, work in stored.items() if not is_stored(store, key)
+            ),
+            budget_bytes=store_budget(self.spec, store),
+            keep=stored,
+        )
+        if evicted:
+            freed = sum(entry.bytes for entry in evicted)
+            self.progress.say(
+                f"feature store: {len(evicted)} entries longest unused were evicted, "
+                f"{freed / 1e9:.2f} GB"
+            )
         fill_features(
-            [work.need for work in shared if work.stored],
+            [work.need for work in stored.values()],
             data=self.folder / "data",
-            store=self.sweep.store,
-            cpus=workers.cpus,
-            gpus=workers.gpus,
+            store=store,
+            cpus=self.spec.workers.cpus,
+            gpus=self.spec.workers.gpus,
             progress=self.progress.count,
         )
+
+    def _spend(self, factory: ExperimentFactory, at_once: int, tracker: Tracker) -> None:
+        """Spend the budget: heads in banks, then fine-tuning, until neither has more."""
         banked = banked_blocks(self.spec.search, factory)
         tuned_out = len(banked) == len(self.spec.search)
         n_records = -1
@@ -540,6 +568,17 @@ class _Run:
         )
         self.folder.write(PLAN, planned(self.folder, plan))
         return shared
+
+    def _write_actual(self) -> None:
+        """Beside the plan's forecast, what came."""
+        plan = self.folder.read(PLAN)
+        if plan is not None:
+            actual = actual_costs(
+                self.folder, self.folder.records().values(), seconds=self.clock.seconds()
+            )
+            stored = [self.sweep.store.folder(key) for key in self.stored]
+            actual["feature_bytes"] = sum(bytes_below(folder) for folder in stored)
+            self.folder.write(PLAN, {**plan, ACTUAL: actual})
 
     def _write_leaderboard(self, status: SweepStatus) -> None:
         write_leaderboard(

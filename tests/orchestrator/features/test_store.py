@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import IntegrityError
 from orchestrator.features.store import (
+    _VERIFIED,
     MANIFEST,
     ROWS_PER_PART,
     FeatureKey,
@@ -223,3 +224,33 @@ def test_batches_are_all_rows_in_order() -> None:
     groups = list(batched(rows, 3))
     assert [len(group) for group in groups] == [3, 3, 1]
     assert np.array_equal(np.concatenate(groups), rows)
+
+
+@pytest.mark.parametrize("broken", ["flipped", "truncated", "missing"])
+def test_of_a_damaged_entry_whole_parts_stay(tmp_path: Path, broken: str) -> None:
+    store, features = FeatureStore(tmp_path), values()
+    fill(store, features)
+    folder = store.folder(KEY)
+    part = sorted(folder.glob("part-*.arrow"))[1]
+    content = part.read_bytes()
+    part.unlink()
+    if broken != "missing":
+        part.write_bytes(
+            content[:-9] + b"!" + content[-8:] if broken == "flipped" else content[:99]
+        )
+    _VERIFIED.clear()
+    with pytest.raises(IntegrityError, match="is damaged"):
+        store.find(KEY)
+    assert store.remove_damaged(KEY)
+    assert store.find(KEY) is None
+    assert store.missing(KEY, n_rows=N_ROWS) == [part_ranges(N_ROWS)[1]]
+    assert not store.remove_damaged(KEY)
+
+
+def test_without_a_readable_manifest_no_part_is_trusted(tmp_path: Path) -> None:
+    store, features = FeatureStore(tmp_path), values()
+    fill(store, features)
+    assert not store.remove_damaged(KEY)
+    (store.folder(KEY) / MANIFEST).write_text("{")
+    assert store.remove_damaged(KEY)
+    assert store.missing(KEY, n_rows=N_ROWS) == part_ranges(N_ROWS)

@@ -24,16 +24,22 @@ def screened(name: str, role: str, place: float) -> dict[str, Any]:
     }
 
 
+def ended(trial: str, strategy: str, backbone: str, objective: float) -> TrialView:
+    return TrialView(
+        id=trial, status="finished", strategy=strategy, backbone=backbone, objective=objective
+    )
+
+
 @pytest.fixture
 def view(tmp_path: Path) -> SweepView:
     """Three screened backbones, two of them fine-tuned; a head beats both."""
     (tmp_path / "sweep.json").write_text('{"name": "s", "task": "image-classification"}')
     trials = [
-        TrialView(id="0", status="finished", strategy="feature-extraction", backbone="c", objective=0.99),
-        TrialView(id="1", status="finished", strategy="partial", backbone="a", objective=0.9),
-        TrialView(id="2", status="finished", strategy="full", backbone="b", objective=0.8),
-        TrialView(id="3", status="finished", strategy="partial", backbone="a", objective=0.7),
-    ]  # fmt: skip
+        ended("0", "feature-extraction", "c", 0.99),
+        ended("1", "partial", "a", 0.9),
+        ended("2", "full", "b", 0.8),
+        ended("3", "partial", "a", 0.7),
+    ]
     rows = [screened("a", "kept", 1.0), screened("b", "audit", 2.0), screened("c", "dropped", 3.0)]
     return dataclasses.replace(
         read_sweep(tmp_path),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import CapacityError, SweepLockedError
+from orchestrator.features.store import _VERIFIED
 from orchestrator.runtime.cluster import Cluster
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.spec.parsing import parse_sweep
@@ -148,6 +149,33 @@ def test_what_is_frozen_is_computed_once_and_hit_by_the_next_sweep(
     assert told[0][-1] == "forward passes of mobilenetv3_small_050 at 32 px 72/72"
     assert told[1] == []
     assert told[2][-1] == told[0][-1]
+
+
+def test_a_damaged_store_file_is_computed_again_and_others_leftovers_make_room(
+    cluster: Cluster, raw_spec: RawSpec
+) -> None:
+    raw = raw_spec(budget={"trials": 2})
+    first = run_sweep(spec_of(raw))
+    store = first.folder.parent / "features"
+    (part,) = (path for path in store.rglob("part-*.arrow"))
+    sound = part.read_bytes()
+    part.write_bytes(sound[: len(sound) // 2])
+    _VERIFIED.clear()
+    lines = Lines()
+    again = run_sweep(spec_of({**raw, "name": "again"}), progress=lines)
+    assert again.status == "finished"
+    assert any(line.startswith("forward passes of") for line in lines.said)
+    assert part.read_bytes() == sound
+    assert {r.status for r in records(again).values()} == {"finished"}
+    # A store with room for one set of features drops the one that no sweep reads any more.
+    size = sum(path.stat().st_size for path in part.parent.iterdir())
+    budget = {"trials": 2, "store_gb": 1.5 * size / 1e9}
+    other = {**raw, "name": "other", "seed": 1, "budget": budget}
+    lines = Lines()
+    run_sweep(spec_of(other), progress=lines)
+    assert any("1 entries longest unused were evicted" in line for line in lines.said)
+    assert not part.exists()
+    assert len(list(store.rglob("part-*.arrow"))) == 1
 
 
 def test_fine_tuning_starts_from_what_the_plan_stores(cluster: Cluster, raw_spec: RawSpec) -> None:
