@@ -89,7 +89,7 @@ class PatchStem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images `[N, 3, H, W]` to tokens `[N, 1 + L, C]`."""
         patches = self.conv_proj(images).flatten(2).permute(0, 2, 1)
-        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
         embedded: Tensor = self.dropout(tokens + self.pos_embedding)
         return embedded
 

@@ -12,7 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from orchestrator.features.filling import from_stored, to_stored
-from orchestrator.models.backbone import Backbone
+from orchestrator.features.onnx_outputs import OnnxOutputs, agree
+from orchestrator.models.backbone import Backbone, Output
 from orchestrator.models.backbone_facts import library_features
 from orchestrator.models.library_model import library_model, split_model
 from orchestrator.spec.backbone_table import LISTED, facts_for
@@ -210,3 +211,13 @@ def _backbone(name: str, size: int = 64) -> Backbone:
         contract=facts.input.model_copy(update={"size": size}),
         library=model,
     )
+
+
+def test_through_onnx_runtime_every_output_is_the_same_within_the_bound(case: Case) -> None:
+    backbone, images = case.backbone.eval(), case.images
+    wanted: list[Output] = ["last", "multi-scale", *backbone.cuts]
+    with torch.inference_mode():
+        expected = backbone.outputs(images, wanted)
+    session = OnnxOutputs(backbone, wanted, images, threads=1)
+    assert agree(session(images), expected)
+    assert agree(session(images[:1]), [output[:1] for output in expected])
