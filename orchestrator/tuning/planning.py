@@ -11,8 +11,8 @@ from orchestrator.runtime.cluster import joined_cluster, local_cluster
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.tuning.handing_over import PLAN, planned
 from orchestrator.tuning.plan import CostBook, make_plan
+from orchestrator.tuning.preparing import prepare_sweep
 from orchestrator.tuning.progress import Progress
-from orchestrator.tuning.sweep import prepare_sweep
 
 
 def plan_sweep(

@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from orchestrator.data.audit import Audit
-from orchestrator.data.examples import Examples
-from orchestrator.data.preparing import prepare_data
-from orchestrator.features.filling import search_rows
 from orchestrator.features.room import leased, make_room
-from orchestrator.features.store import FeatureKey, FeatureStore
+from orchestrator.features.store import FeatureKey
 from orchestrator.runtime.cluster import Cluster, joined_cluster
 from orchestrator.runtime.feature_filling import fill_features, is_stored
-from orchestrator.runtime.folders import SweepFolder, TrialStart
-from orchestrator.runtime.process_cache import initial_weights_digest
+from orchestrator.runtime.folders import TrialStart
 from orchestrator.runtime.signals import Signals
-from orchestrator.runtime.trial_run import VERSIONED, TrialTicket
+from orchestrator.runtime.trial_run import TrialTicket
 from orchestrator.runtime.tune_trial import MAX_FAILURES, TuneContext, tune_trial
 from orchestrator.runtime.winner_test import ensure_tested
-from orchestrator.spec.backbone_table import facts_for
-from orchestrator.spec.parts import TaskSpec
 from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.bank import can_join
 from orchestrator.tuning.banking import banked_blocks, count_by_block, draw_heads, run_banks
 from orchestrator.tuning.clock import SweepClock
-from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
+from orchestrator.tuning.experiments import ExperimentFactory
 from orchestrator.tuning.handing_over import HEADS, PLAN, HandOver, planned
 from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leaderboard
 from orchestrator.tuning.plan import ACTUAL, CostBook, actual_costs, bytes_below, make_plan
+from orchestrator.tuning.preparing import PreparedSweep, prepare_sweep
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.scheduler import FlaggingScheduler
 from orchestrator.tuning.screening import SCREEN, Screen, screen_backbones
 from orchestrator.tuning.searcher import SweepSearcher, is_member, outcome_of
-from orchestrator.tuning.sharing import Shared, block_shares, shared_work, store_budget
+from orchestrator.tuning.sharing import Shared, block_shares, store_budget
 from orchestrator.tuning.suggestions import Outcome, build_suggester
 from orchestrator.tuning.tracking import Tracker
 from orchestrator.tuning.watching import SweepWatcher
@@ -83,86 +72,6 @@ class SweepOutcome:
             "test": None if self.test is None else self.test["metrics"],
             "seconds": round(self.seconds, 1),
         }
-
-
-@dataclass(frozen=True)
-class PreparedSweep:
-    """A sweep whose data is ready and whose folder is known."""
-
-    spec: SweepSpec
-    folder: SweepFolder
-    examples: Examples
-    audit: Audit
-
-    @property
-    def storage(self) -> Path:
-        """Where all sweeps of this spec's storage lie."""
-        return Path(self.spec.storage)
-
-    @property
-    def store(self) -> FeatureStore:
-        """The features that sweeps share."""
-        return FeatureStore(self.storage / "features")
-
-    @property
-    def task(self) -> TaskSpec:
-        """What is predicted."""
-        return TaskSpec(kind=self.spec.task, labels=self.examples.labels)
-
-    def shared(self, factory: ExperimentFactory) -> list[Shared]:
-        """What this sweep's trials share.
-
-        Raises:
-            CapacityError: The features do not fit the store.
-        """
-        return shared_work(
-            self.spec,
-            factory,
-            images=len(search_rows(self.examples)),
-            budget_bytes=store_budget(self.spec, self.store),
-        )
-
-    def factory(self) -> ExperimentFactory:
-        """Makes this sweep's experiments; loads every backbone once for its digest."""
-        return ExperimentFactory(
-            task=self.task,
-            data_digest=self.examples.digest,
-            objective=self.spec.objective,
-            weights_digests={
-                backbone: initial_weights_digest(
-                    backbone, image_size=facts_for(backbone.name).input.size
-                )
-                for backbone in backbones_of(self.spec)
-            },
-        )
-
-
-def prepare_sweep(
-    spec: SweepSpec, *, fresh: bool = False, progress: Progress | None = None
-) -> PreparedSweep:
-    """Read and audit the data, and find the sweep's folder.
-
-    Args:
-        spec: The sweep.
-        fresh: Take a new folder even if this sweep was run before.
-        progress: Told about the data.
-
-    Raises:
-        DataError: The data cannot be used.
-    """
-    told = progress or Silent()
-    prepared = prepare_data(
-        spec.data,
-        task=spec.task,
-        seed=spec.seed,
-        cache=Path(spec.storage) / "data",
-        progress=lambda done, total: told.count("images checked", done, total),
-    )
-    for line in prepared.audit.lines():
-        told.say(f"data: {line}")
-    name = f"{spec.name}-{spec.identity(prepared.examples.digest)[:8]}"
-    root = _newest(Path(spec.storage), name, fresh=fresh)
-    return PreparedSweep(spec, SweepFolder(root), prepared.examples, prepared.audit)
 
 
 def run_sweep(
@@ -530,29 +439,7 @@ class _Run:
     def _write_sweep_json(self) -> None:
         if not (self.folder / "data" / "index.arrow").exists():
             self.sweep.examples.save(self.folder / "data")
-        self.folder.write(
-            "sweep.json",
-            {
-                "name": self.spec.name,
-                "digest": self.spec.identity(self.sweep.examples.digest),
-                "created_at": (self.folder.read("sweep.json") or {}).get("created_at")
-                or datetime.now(UTC).isoformat(timespec="seconds"),
-                "task": self.spec.task,
-                "labels": list(self.sweep.examples.labels),
-                "spec": self.spec.to_json(),
-                "data": {
-                    "digest": self.sweep.examples.digest,
-                    "counts": _by_split(self.sweep.audit.classes),
-                    "audit": [finding.to_json() for finding in self.sweep.audit.faults],
-                },
-                "environment": {
-                    "host": socket.gethostname(),
-                    "cpus": os.cpu_count(),
-                    "python": platform.python_version(),
-                    **{name: version(name) for name in VERSIONED},
-                },
-            },
-        )
+        self.folder.write("sweep.json", self.sweep.description())
 
     def _write_plan(self, factory: ExperimentFactory, at_once: int) -> list[Shared]:
         shared = self.sweep.shared(factory)
@@ -601,22 +488,3 @@ class _Run:
             test=self.folder.read("test.json"),
             seconds=self.clock.seconds(),
         )
-
-
-def _by_split(classes: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """Counts by label and split, turned round."""
-    splits = ("train", "validation", "test")
-    return {
-        split: {label: counts.get(split, 0) for label, counts in classes.items()}
-        for split in splits
-    }
-
-
-def _newest(storage: Path, name: str, *, fresh: bool) -> Path:
-    """The folder of a sweep: the newest of `name`, `name-2`, …, or with `fresh` the next one."""
-    taken = [storage / name] if (storage / name).exists() else []
-    while taken and (following := storage / f"{name}-{len(taken) + 1}").exists():
-        taken.append(following)
-    if not taken:
-        return storage / name
-    return storage / f"{name}-{len(taken) + 1}" if fresh else taken[-1]

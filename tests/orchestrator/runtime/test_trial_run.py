@@ -12,7 +12,7 @@ from orchestrator.runtime.trial_run import TrialTicket, conduct_trial, failed_re
 from orchestrator.spec.parsing import parse_sweep
 from orchestrator.spec.record import EpochRow
 from orchestrator.training.io import Decision
-from orchestrator.tuning.sweep import PreparedSweep, prepare_sweep
+from orchestrator.tuning.preparing import PreparedSweep, prepare_sweep
 
 RawSpec = Callable[..., dict[str, object]]
 

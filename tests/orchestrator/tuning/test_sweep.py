@@ -14,7 +14,8 @@ from orchestrator.runtime.folders import SweepFolder
 from orchestrator.spec.parsing import parse_sweep
 from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
-from orchestrator.tuning.sweep import SweepOutcome, prepare_sweep, run_sweep
+from orchestrator.tuning.preparing import prepare_sweep
+from orchestrator.tuning.sweep import SweepOutcome, run_sweep
 
 pytestmark = pytest.mark.ray
 
