@@ -19,6 +19,8 @@ from orchestrator.spec.strategy import Augment
 Indices = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 
+VIEW_SEED = 0  # of fixed draws: view n of an image is what it would be in epoch n under this seed
+
 
 def epoch_batches(indices: Indices, *, batch_size: int, seed: int, epoch: int) -> list[Indices]:
     """`indices` in an order drawn from (seed, epoch), cut into batches; the last may be smaller."""
@@ -33,7 +35,7 @@ def iterate_pixels(
     contract: InputContract,
     augment: Augment,
     seed: int,
-    epoch: int,
+    epoch: int | Indices,
     threads: int,
     prefetch: int = 2,
 ) -> Generator[tuple[Indices, Pixels], None, None]:
@@ -49,7 +51,7 @@ def iterate_pixels(
         contract: Size and geometry of the pixels.
         augment: `none` for the eval transform.
         seed: Of the augmentation.
-        epoch: Of the augmentation.
+        epoch: Of the augmentation; an array has one for each row of the data set.
         threads: How many images are decoded at once, at least 1.
         prefetch: How many batches are decoded ahead; 0 decodes one when it is asked for.
 
@@ -78,12 +80,13 @@ class _View:
     contract: InputContract
     augment: Augment
     seed: int
-    epoch: int
+    epoch: int | Indices
 
     def write(self, i: int, out: Pixels) -> None:
         """The pixels of example `i` into `out`, uint8 [3, S, S]."""
         image = self.examples.image(i, least_side=decode_side(self.contract))
-        rng = example_rng(self.seed, self.epoch, self.examples.content(i))
+        epoch = self.epoch if isinstance(self.epoch, int) else int(self.epoch[i])
+        rng = example_rng(self.seed, epoch, self.examples.content(i))
         out[:] = augmented_pixels(image, self.contract, self.augment, rng)
 
 

@@ -11,15 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from orchestrator.data.batches import iterate_pixels
+from orchestrator.data.batches import VIEW_SEED, iterate_pixels
 from orchestrator.data.examples import Examples
 from orchestrator.data.transforms import dihedral, normalized, transform_digest
-from orchestrator.features.onnx_outputs import exported
+from orchestrator.features.onnx_outputs import export, known_export
 from orchestrator.features.store import FeatureKey, Float32, Values, batched
 from orchestrator.models.backbone import Backbone, Output
 from orchestrator.models.placing import placed
 from orchestrator.spec.parts import BackboneSpec, InputContract
-from orchestrator.spec.strategy import Pooling, StoredPrecision
+from orchestrator.spec.strategy import Augment, Pooling, StoredPrecision
 
 BATCH_SIZE = 32
 EXPORT_PAYS_S = 10.0
@@ -33,6 +33,7 @@ def feature_key(
     *,
     output: Output,
     view: int = 0,
+    augment: Augment = "none",
     precision: StoredPrecision = "fp32",
 ) -> FeatureKey:
     """The key of one output of a backbone for one view.
@@ -43,7 +44,8 @@ def feature_key(
         contract: How images are prepared.
         data_digest: Of the data set.
         output: Pooled features, which are always stored in fp32, or the cut of activations.
-        view: Which of the deterministic views.
+        view: Which of the fixed views.
+        augment: Of what the views are draws.
         precision: Of activations.
     """
     pooled = isinstance(output, str)
@@ -54,6 +56,7 @@ def feature_key(
         transform=transform_digest(contract),
         data=data_digest,
         view=view,
+        augment=augment,
         dtype="float32" if pooled or precision == "fp32" else "float16",
     )
 
@@ -71,10 +74,12 @@ def compute_outputs(
     *,
     contract: InputContract,
     view: int = 0,
+    augment: Augment = "none",
     device: torch.device,
     threads: int,
+    expected: int | None = 0,
 ) -> Iterator[list[Values]]:
-    """Outputs of a backbone for some examples, under the evaluation transform and one view of it.
+    """Outputs of a backbone for some examples, each in one fixed view.
 
     Args:
         backbone: Put into eval mode and left there.
@@ -82,38 +87,43 @@ def compute_outputs(
         rows: Which examples, int64 [n].
         wanted: Poolings, or cuts.
         contract: How images are prepared.
-        view: Which of the deterministic views; 0 is the image itself.
+        view: Which of the fixed views; without augmentation 0 is the image itself.
+        augment: Of what the views are draws.
         device: Where the forward pass runs.
-        threads: Decoding threads.
+        threads: Decoding threads, and ONNX Runtime's.
+        expected: How many images this process will see in all, these included: on CPUs most run
+            through ONNX Runtime where that pays, and where its outputs agree with torch's on the
+            first batch that the process sees. None for torch alone.
 
     Yields:
         For each batch in order, an array [n, *shape] for each of `wanted`; see `to_stored`.
-
-    The first batch always runs in torch. On CPUs the others run through ONNX Runtime where that
-    pays, and where its outputs for the first batch agree.
     """
     placed(backbone.eval(), device)
-    forward: Callable[[Tensor], list[Tensor]] = partial(backbone.outputs, wanted=wanted)
-    n_batches = -(-len(rows) // BATCH_SIZE)
+    may_export = expected is not None and device.type == "cpu"
+    exported = known_export(backbone, wanted) if may_export else None
+    forward: Callable[[Tensor], list[Tensor]] = exported or partial(backbone.outputs, wanted=wanted)
     batches = iterate_pixels(
         examples,
         batched(rows, BATCH_SIZE),
         contract=contract,
-        augment="none",
-        seed=0,
-        epoch=0,
+        augment=augment,
+        seed=VIEW_SEED,
+        epoch=view,
         threads=threads,
     )
     for number, (_, pixels) in enumerate(batches, start=1):
-        images = torch.from_numpy(normalized(dihedral(pixels, view), contract)).to(
+        seen = dihedral(pixels, view) if augment == "none" else pixels
+        images = torch.from_numpy(normalized(seen, contract)).to(
             device, memory_format=torch.channels_last
         )
         started_s = time.monotonic()
         with torch.inference_mode():
             found = forward(images)
-        left_s = (n_batches - number) * (time.monotonic() - started_s)
-        if number == 1 and device.type == "cpu" and left_s > EXPORT_PAYS_S:
-            forward = exported(backbone, wanted, images, found, threads=threads) or forward
+        if number == 1 and may_export and exported is None:
+            image_s = (time.monotonic() - started_s) / len(images)
+            left = max(expected or 0, len(rows)) - len(images)
+            if left * image_s > EXPORT_PAYS_S:
+                forward = export(backbone, wanted, images, found, threads=threads) or forward
         yield [to_stored(backbone, values) for values in found]
 
 
@@ -137,7 +147,7 @@ def compute_features(
         rows: Which examples, int64 [n].
         contract: How images are prepared.
         pooling: Which features.
-        view: Which of the deterministic views.
+        view: Which of the fixed views.
         device: Where the forward pass runs.
         threads: Decoding threads.
         on_images: Called with the number of images done since the last call.

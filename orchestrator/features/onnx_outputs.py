@@ -18,7 +18,8 @@ from orchestrator.models.backbone import Backbone, Output
 BOUND = 1e-3
 OPSET = 18
 
-_SESSIONS: WeakKeyDictionary[Backbone, dict[tuple[Output, ...], OnnxOutputs | None]] = (
+# What this process has tried; None where there is no ONNX form, or one that does not agree.
+_AGREED: WeakKeyDictionary[Backbone, dict[tuple[Output, ...], OnnxOutputs | None]] = (
     WeakKeyDictionary()
 )
 
@@ -65,7 +66,12 @@ class OnnxOutputs:
         return [torch.from_numpy(values) for values in found]
 
 
-def exported(
+def known_export(backbone: Backbone, wanted: Sequence[Output]) -> OnnxOutputs | None:
+    """What this process has exported of a backbone, and found to agree with torch."""
+    return _AGREED.get(backbone, {}).get(tuple(wanted))
+
+
+def export(
     backbone: Backbone,
     wanted: Sequence[Output],
     images: Tensor,
@@ -75,8 +81,8 @@ def exported(
 ) -> OnnxOutputs | None:
     """The outputs through ONNX Runtime, if they agree with torch's on these images.
 
-    They agree when no value differs by more than BOUND times the output's largest. What a process
-    has exported it keeps for as long as the backbone lives.
+    They agree when no value differs by more than BOUND times the output's largest. The process
+    keeps the outcome for as long as the backbone lives.
 
     Args:
         backbone: In eval mode.
@@ -85,17 +91,17 @@ def exported(
         expected: What torch makes of it.
         threads: Of each call.
     """
-    kept = _SESSIONS.setdefault(backbone, {})
+    kept = _AGREED.setdefault(backbone, {})
     if tuple(wanted) not in kept:
+        kept[tuple(wanted)] = None
         try:
-            kept[tuple(wanted)] = OnnxOutputs(backbone, wanted, images, threads=threads)
+            outputs = OnnxOutputs(backbone, wanted, images, threads=threads)
         except Exception:  # noqa: BLE001  (exporters raise anything)
             logging.getLogger(__name__).info("%s has no ONNX form", backbone.spec.name)
-            kept[tuple(wanted)] = None
-    session = kept[tuple(wanted)]
-    if session is None or not agree(session(images), expected):
-        return None
-    return session
+        else:
+            if agree(outputs(images), expected):
+                kept[tuple(wanted)] = outputs
+    return kept[tuple(wanted)]
 
 
 def agree(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:

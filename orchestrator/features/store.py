@@ -1,6 +1,6 @@
 """The FeatureStore: outputs of frozen prefixes, content-addressed, mapped without copying.
 
-One folder an entry, named by its key's digest: `part-00000.arrow`, … hold consecutive rows and
+One folder an entry, named by its key's digest: `part-N.arrow` hold consecutive rows from row N, and
 `features.json` names them with their digests. It is written last, so an entry without it is
 unfinished: its parts are kept and the rest is computed. Of two writers of the same part the first
 wins: their values may differ in rounding, and a sealed part must stay what the manifest says.
@@ -27,7 +27,8 @@ from orchestrator.spec.frozen import Frozen, digest_of
 
 Float32 = npt.NDArray[np.float32]
 Values = npt.NDArray[Any]
-ROWS_PER_PART = 512
+ROWS_PER_PART = 128  # so that small data sets, too, are filled by many tasks
+MOST_PARTS = 256
 MANIFEST = "features.json"
 _SHAPE = b"shape"
 
@@ -39,8 +40,9 @@ class FeatureKey(Frozen):
     """What decides the values: equal keys, equal features.
 
     `cut` names the output: `last` or `multi-scale` pooled features, or `stage-k` activations.
-    `view` numbers the deterministic views of an image; 0 is the evaluation view. An entry's rows
-    are the training and validation examples in the data set's order.
+    `view` numbers the fixed views of an image: turned and mirrored ones, of which 0 is the
+    evaluation view, or fixed draws of `augment`. An entry's rows are the training and validation
+    examples in the data set's order.
     """
 
     backbone: str
@@ -49,6 +51,7 @@ class FeatureKey(Frozen):
     transform: str
     data: str
     view: int = 0
+    augment: str = "none"
     dtype: Literal["float32", "float16"] = "float32"
 
     @property
@@ -155,9 +158,7 @@ class FeatureStore:
     def missing(self, key: FeatureKey, *, n_rows: int) -> list[range]:
         """The row ranges that no part holds yet, one a part."""
         folder = self.folder(key)
-        return [
-            rows for rows in part_ranges(n_rows) if not (folder / _part_name(rows.start)).is_file()
-        ]
+        return [rows for rows in part_ranges(n_rows) if not (folder / part_name(rows)).is_file()]
 
     @contextlib.contextmanager
     def writing(self, key: FeatureKey, rows: range) -> Iterator[PartWriter]:
@@ -169,7 +170,7 @@ class FeatureStore:
         """
         folder = self.folder(key)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / _part_name(rows.start)
+        path = folder / part_name(rows)
         # Not the process id: containers on two nodes often have the same.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
@@ -194,7 +195,7 @@ class FeatureStore:
             IntegrityError: A part is missing.
         """
         folder = self.folder(key)
-        names = [_part_name(rows.start) for rows in part_ranges(n_rows)]
+        names = [part_name(rows) for rows in part_ranges(n_rows)]
         absent = [name for name in names if not (folder / name).is_file()]
         if absent:
             raise IntegrityError(f"{folder} lacks {', '.join(absent)}. Fill it again")
@@ -253,11 +254,14 @@ class PartWriter:
 
 
 def part_ranges(n_rows: int) -> list[range]:
-    """All rows, in consecutive ranges of at most ROWS_PER_PART."""
-    return [
-        range(start, min(start + ROWS_PER_PART, n_rows))
-        for start in range(0, n_rows, ROWS_PER_PART)
-    ]
+    """All rows, in consecutive ranges of ROWS_PER_PART, or of more so that they are MOST_PARTS."""
+    size = max(ROWS_PER_PART, -(-n_rows // MOST_PARTS))
+    return [range(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
+
+
+def part_name(rows: range) -> str:
+    """The file that holds these rows."""
+    return f"part-{rows.start:09d}.arrow"
 
 
 def _publish(temporary: Path, path: Path) -> None:
@@ -295,10 +299,6 @@ def _damaged(path: Path) -> IntegrityError:
     return IntegrityError(
         f"{path} is damaged. Delete {path.parent} and its features are computed again"
     )
-
-
-def _part_name(start: int) -> str:
-    return f"part-{start // ROWS_PER_PART:05d}.arrow"
 
 
 def _map(path: Path, shape: Sequence[int]) -> Iterator[Values]:

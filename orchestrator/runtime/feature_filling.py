@@ -17,7 +17,7 @@ from orchestrator.features.store import FeatureKey, FeatureStore
 from orchestrator.models.backbone import Output
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
 from orchestrator.spec.parts import BackboneSpec, InputContract
-from orchestrator.spec.strategy import StoredPrecision
+from orchestrator.spec.strategy import Augment, StoredPrecision
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Pass:
     weights_digest: str
     input: InputContract
     view: int
+    augment: Augment = "none"
 
     def key(self, examples: Examples, output: Output, precision: StoredPrecision) -> FeatureKey:
         """The store's key of one of its outputs."""
@@ -38,6 +39,7 @@ class Pass:
             examples.digest,
             output=output,
             view=self.view,
+            augment=self.augment,
             precision=precision,
         )
 
@@ -60,8 +62,9 @@ class FeatureNeed:
             if isinstance(self.output, str)
             else f"activations after stage {self.output}"
         )
-        view = f", view {self.source.view}" if self.source.view else ""
-        return f"{self.source.backbone.name} {what} at {self.source.input.size} px{view}"
+        view, augment = self.source.view, self.source.augment
+        seen = f", {augment} draw {view}" if augment != "none" else f", view {view}" if view else ""
+        return f"{self.source.backbone.name} {what} at {self.source.input.size} px{seen}"
 
 
 def fill_features(
@@ -72,6 +75,7 @@ def fill_features(
     cpus: float,
     gpus: float,
     progress: Callable[[str, int, int], None],
+    onnx: bool = True,
 ) -> float:
     """Compute what the store lacks of `needs`, in parallel over the cluster.
 
@@ -84,6 +88,7 @@ def fill_features(
         cpus: Of each task, and its threads.
         gpus: Of each task.
         progress: Told what is filled, images done and images to do.
+        onnx: Whether CPUs may run the passes through ONNX Runtime.
 
     Returns:
         Share of the needs that were there already: the hits.
@@ -96,14 +101,18 @@ def fill_features(
         for part in store.missing(need.key(examples), n_rows=n_rows):
             jobs.setdefault((need.source, part), []).append(need)
     task = _fill_part.options(num_cpus=cpus, num_gpus=gpus)
+    done, total = 0, sum(len(part) for _, part in jobs)
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1) / cpus))
+    work = _Work(
+        data=str(data),
+        root=str(store.root),
+        threads=max(1, int(cpus)),
+        expected=total // at_once if onnx else None,
+    )
     waiting = {
-        task.remote(tuple(wanted), part, str(data), str(store.root), max(1, int(cpus))): (
-            source,
-            len(part),
-        )
+        task.remote(tuple(wanted), part, work): (source, len(part))
         for (source, part), wanted in jobs.items()
     }
-    done, total = 0, sum(images for _, images in waiting.values())
     if total:
         progress(_label(next(iter(jobs))[0]), 0, total)
     while waiting:
@@ -131,13 +140,21 @@ def _label(source: Pass) -> str:
     return f"forward passes of {source.backbone.name} at {source.input.size} px"
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What all tasks of one filling share: data, store, threads, and each process's images."""
+
+    data: str
+    root: str
+    threads: int
+    expected: int | None
+
+
 @ray.remote(max_retries=3)
-def _fill_part(
-    needs: tuple[FeatureNeed, ...], part: range, data: str, root: str, threads: int
-) -> None:
+def _fill_part(needs: tuple[FeatureNeed, ...], part: range, work: _Work) -> None:
     """Compute one part of several entries that one pass gives."""
-    torch.set_num_threads(threads)
-    examples = open_examples(Path(data))
+    torch.set_num_threads(work.threads)
+    examples = open_examples(Path(work.data))
     source = needs[0].source
     backbone = pristine_backbone(
         source.backbone,
@@ -145,7 +162,7 @@ def _fill_part(
         expected_digest=source.weights_digest,
         seed=0,
     )
-    store = FeatureStore(Path(root))
+    store = FeatureStore(Path(work.root))
     with ExitStack() as parts:
         writers = [parts.enter_context(store.writing(need.key(examples), part)) for need in needs]
         for values in compute_outputs(
@@ -155,8 +172,10 @@ def _fill_part(
             [need.output for need in needs],
             contract=source.input,
             view=source.view,
+            augment=source.augment,
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-            threads=threads,
+            threads=work.threads,
+            expected=work.expected,
         ):
             for writer, rows in zip(writers, values, strict=True):
                 writer.write(rows)

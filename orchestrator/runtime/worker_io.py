@@ -20,6 +20,7 @@ from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
 from orchestrator.spec.experiment import DIGITS, HEAD, Experiment
 from orchestrator.spec.record import EpochRow, PhaseRow
+from orchestrator.spec.strategy import Augment
 from orchestrator.training.checkpoint import read_checkpoint
 from orchestrator.training.io import Decision
 
@@ -106,30 +107,34 @@ class WorkerIO:
             if name.startswith("head.")
         }
 
-    def features(self, rows: npt.NDArray[np.int64], view: int = 0) -> Float32:
+    def features(
+        self, rows: npt.NDArray[np.int64], view: int = 0, augment: Augment = "none"
+    ) -> Float32:
         """Stored features of training and validation examples.
 
         Raises:
             IntegrityError: They are not stored, or damaged.
         """
-        return self._take(rows, self._key(self._experiment.strategy.pooling, view))
+        return self._take(rows, self._key(self._experiment.strategy.pooling, view, augment))
 
-    def stores(self, cut: int) -> bool:
+    def stores(self, cut: int, augment: Augment = "none") -> bool:
         """Whether every view that the trial reads is stored."""
         return all(
-            self._store.find(self._key(cut, view)) is not None
-            for view in range(self._experiment.strategy.stored_views)
+            self._store.find(self._key(cut, *view)) is not None
+            for view in self._experiment.strategy.stored_views(augment)
         )
 
-    def activations(self, rows: npt.NDArray[np.int64], cut: int, view: int = 0) -> Values:
+    def activations(
+        self, rows: npt.NDArray[np.int64], cut: int, view: int = 0, augment: Augment = "none"
+    ) -> Values:
         """Stored activations of training and validation examples.
 
         Raises:
             IntegrityError: They are not stored, or damaged.
         """
-        return self._take(rows, self._key(cut, view))
+        return self._take(rows, self._key(cut, view, augment))
 
-    def _key(self, output: Output, view: int) -> FeatureKey:
+    def _key(self, output: Output, view: int, augment: Augment) -> FeatureKey:
         return feature_key(
             self._experiment.backbone,
             self._experiment.weights_digest,
@@ -137,6 +142,7 @@ class WorkerIO:
             self._experiment.data_digest,
             output=output,
             view=view,
+            augment=augment,
             precision=self._experiment.strategy.stored_precision,
         )
 

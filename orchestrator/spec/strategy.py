@@ -25,6 +25,7 @@ Augment = Literal["none", "light", "standard", "trivial"]
 BatchNorm = Literal["frozen", "adapt"]
 WarmUp = Literal["bank", "own"]
 Pooling = Literal["last", "multi-scale"]
+Views = Literal["fresh", 1, 2, 4, 8]
 StoredPrecision = Literal["fp32", "fp16"]
 
 
@@ -86,10 +87,11 @@ class StrategyParams(Frozen):
         0.0, description="cutmix's Beta parameter; 0 for none"
     )
 
-    views: Literal[1, 2, 4, 8] = Field(
-        1,
-        description="stored views of each image to train on where augment is none: itself, "
-        "mirrored, turned by half, by quarters",
+    views: Views = Field(
+        "fresh",
+        description="what epochs see of an image: a fresh draw of augment each time, or one of so "
+        "many fixed draws, whose frozen outputs are stored; without augment, the image itself, "
+        "or it mirrored, turned by half, by quarters",
     )
     predict_views: Literal[1, 2, 4, 8] = Field(
         1,
@@ -112,9 +114,26 @@ class StrategyParams(Frozen):
     )
 
     @property
-    def stored_views(self) -> int:
-        """How many views of an image a trial may read: for training or for its outputs."""
-        return max(self.views, self.predict_views)
+    def n_views(self) -> int:
+        """How many views of an image training draws from, where they are fixed."""
+        return 1 if self.views == "fresh" else self.views
+
+    @property
+    def fixed_augment(self) -> Augment | None:
+        """The augmentation whose fixed draws every epoch sees; None where epochs differ."""
+        if self.mixup or self.cutmix or (self.views == "fresh" and self.augment != "none"):
+            return None
+        return self.augment
+
+    def stored_views(self, augment: Augment) -> list[tuple[int, Augment]]:
+        """The views (number, augment) of an image that a trial may read from the store.
+
+        Args:
+            augment: Of the training views; those that the outputs are averaged over have none.
+        """
+        training = [(number, augment) for number in range(self.n_views)]
+        judged: list[tuple[int, Augment]] = [(n, "none") for n in range(self.predict_views)]
+        return list(dict.fromkeys([*training, *judged]))
 
     @model_validator(mode="after")
     def _batch_divides(self) -> StrategyParams:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from orchestrator.spec.backbone_table import facts_for
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.record import EpochRow, PhaseRow
-from orchestrator.spec.strategy import FeatureExtraction
+from orchestrator.spec.strategy import Augment, FeatureExtraction
 from orchestrator.tasks.losses import Loss, balanced_class_weights, one_hot
 from orchestrator.tasks.task import build_task
 from orchestrator.training.bank_optimizer import BankOptimizer
@@ -306,7 +307,7 @@ class _Bank:
             inputs, targets = {}, {}
             for seed in {m.seed for m in self.live}:
                 rows = orders[seed][step]
-                inputs[seed] = self._read(rows, views[seed][rows])
+                inputs[seed] = self._read(rows, views[seed][rows], self.strategy.augment)
                 targets[seed] = one_hot(self.targets[rows], self.some.task).to(self.io.device)
             total += self._step(inputs, targets)
             seen += len(rows)
@@ -390,7 +391,7 @@ class _Bank:
             rows = self.validation[start : start + VALIDATION_ROWS]
             views = []
             for view in range(self.strategy.predict_views):
-                x = self._read(rows, np.full(len(rows), view))
+                x = self._read(rows, np.full(len(rows), view), "none")
                 with autocast(self.precision, self.io.device):
                     logits = self._forward(
                         dict.fromkeys(seeds, x), self._validated(), training=False
@@ -412,8 +413,9 @@ class _Bank:
             found[name] = torch.where(averaged, self.average[name], parameter.detach())
         return found
 
-    def _read(self, rows: np.ndarray, views: np.ndarray) -> Tensor:
-        features = torch.from_numpy(read_by_view(self.io.features, rows, views))
+    def _read(self, rows: np.ndarray, views: np.ndarray, augment: Augment) -> Tensor:
+        read = partial(self.io.features, augment=augment)
+        features = torch.from_numpy(read_by_view(read, rows, views))
         standardized: Tensor = self.standardize(features.to(self.io.device))
         return standardized
 

@@ -15,6 +15,7 @@ from orchestrator.data.examples import Examples
 from orchestrator.features.store import Float32, Values
 from orchestrator.models.backbone import Backbone
 from orchestrator.spec.record import EpochRow, PhaseRow
+from orchestrator.spec.strategy import Augment
 
 
 class Decision(Enum):
@@ -43,14 +44,18 @@ class TrialIO(Protocol):
     def parent_head(self) -> dict[str, Tensor]:
         """The tensors of the head that the experiment starts from, where it names one."""
 
-    def features(self, rows: npt.NDArray[np.int64], view: int = 0) -> Float32:
-        """Stored features of the chosen examples, one view of them: float32 [n, D]."""
+    def features(
+        self, rows: npt.NDArray[np.int64], view: int = 0, augment: Augment = "none"
+    ) -> Float32:
+        """Stored features of the chosen examples, one fixed view of them: float32 [n, D]."""
 
-    def stores(self, cut: int) -> bool:
+    def stores(self, cut: int, augment: Augment = "none") -> bool:
         """Whether the activations after a stage are stored, in every view the trial reads."""
 
-    def activations(self, rows: npt.NDArray[np.int64], cut: int, view: int = 0) -> Values:
-        """Stored activations of the chosen examples, one view of them: [n, *shape]."""
+    def activations(
+        self, rows: npt.NDArray[np.int64], cut: int, view: int = 0, augment: Augment = "none"
+    ) -> Values:
+        """Stored activations of the chosen examples, one fixed view of them: [n, *shape]."""
 
     def on_phase(self, phase: PhaseRow) -> None:
         """A phase begins."""

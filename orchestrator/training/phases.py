@@ -24,6 +24,7 @@ from orchestrator.spec.strategy import (
 class Phase:
     """Epochs during which the same parameters learn.
 
+    With `same_inputs` every epoch draws from the same few views, so that frozen outputs recur.
     `stage_lrs` maps each trainable stage (0 is the stem) to its base rate; the others are frozen.
     A phase that reads stored features trains the head alone and sees no image.
     """
@@ -38,14 +39,10 @@ class Phase:
     clip_norm: float
     batch_norm: BatchNorm
     augment: Augment
+    same_inputs: bool
     mixup: float
     cutmix: float
     ema_decay: float
-
-    @property
-    def same_inputs(self) -> bool:
-        """Whether every epoch draws from the same few views, so that frozen outputs recur."""
-        return self.augment == "none" and self.mixup == 0 and self.cutmix == 0
 
     @property
     def from_features(self) -> bool:
@@ -57,7 +54,6 @@ WARM_UP: dict[str, Any] = {
     "optimizer": "adamw",
     "weight_decay": 1e-2,
     "schedule": "onecycle",
-    "augment": "none",
     "mixup": 0.0,
     "cutmix": 0.0,
     "ema_decay": 0.0,
@@ -107,9 +103,16 @@ def _warm_up(strategy: FineTuning) -> tuple[Phase, ...]:
             stage_lrs={},
             clip_norm=strategy.clip_norm,
             batch_norm="frozen",
+            augment=warm_up_augment(strategy),
+            same_inputs=True,
             **WARM_UP,
         ),
     )
+
+
+def warm_up_augment(strategy: FineTuning) -> Augment:
+    """A warm-up sees the fixed draws that fine-tuning sees, or else the images as they are."""
+    return "none" if strategy.views == "fresh" else strategy.augment
 
 
 def _tuning(strategy: Partial | Full, stages: range, n_stages: int) -> Phase:
@@ -141,6 +144,7 @@ def _phase(
         clip_norm=params.clip_norm,
         batch_norm=batch_norm,
         augment=params.augment,
+        same_inputs=params.fixed_augment is not None,
         mixup=params.mixup,
         cutmix=params.cutmix,
         ema_decay=params.ema_decay,

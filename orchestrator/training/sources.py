@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -11,13 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from orchestrator.data.batches import epoch_batches, iterate_pixels
+from orchestrator.data.batches import VIEW_SEED, epoch_batches, iterate_pixels
 from orchestrator.data.transforms import dihedral, normalized
 from orchestrator.features.filling import from_stored
 from orchestrator.features.store import Values
 from orchestrator.models.backbone import Backbone, Prefix
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.strategy import StrategyParams
+from orchestrator.spec.strategy import Augment, StrategyParams
 from orchestrator.tasks.losses import one_hot
 from orchestrator.training.io import TrialIO
 from orchestrator.training.mixing import mixed
@@ -70,8 +71,11 @@ class Source(Protocol):
 class StoredSource:
     """The outputs of a frozen backbone, or of its frozen first stages, read from the store."""
 
-    def __init__(self, experiment: Experiment, io: TrialIO, workers: Workers) -> None:
-        self._experiment, self._io, self._workers = experiment, io, workers
+    def __init__(
+        self, experiment: Experiment, augment: Augment, io: TrialIO, workers: Workers
+    ) -> None:
+        self._experiment, self._augment = experiment, augment
+        self._io, self._workers = io, workers
         self._targets = io.examples.targets()
         self.cut: int | None = None
 
@@ -79,7 +83,7 @@ class StoredSource:
         views = drawn_views(self._experiment.strategy, len(self._targets), epoch)
         for rows, weight, n_global in _shares(self._experiment, self._io, self._workers, epoch):
             yield Batch(
-                inputs=self._read(rows, views[rows]),
+                inputs=self._read(rows, views[rows], self._augment),
                 targets=one_hot(self._targets[rows], self._experiment.task).to(self._io.device),
                 weight=weight,
                 n_global=n_global,
@@ -88,45 +92,52 @@ class StoredSource:
     def validation(self) -> Iterator[list[Inputs]]:
         for rows in _validation_batches(self._io, self._workers):
             yield [
-                self._read(rows, np.full(len(rows), view))
+                self._read(rows, np.full(len(rows), view), "none")
                 for view in range(self._experiment.strategy.predict_views)
             ]
 
-    def _read(self, rows: Rows, views: Rows) -> Inputs:
-        return self._features(rows, views)
+    def _read(self, rows: Rows, views: Rows, augment: Augment) -> Inputs:
+        return self._features(rows, views, augment)
 
-    def _features(self, rows: Rows, views: Rows) -> Tensor:
+    def _features(self, rows: Rows, views: Rows, augment: Augment) -> Tensor:
         """Features of each row in its view: float32 [n, D]."""
-        return torch.from_numpy(read_by_view(self._io.features, rows, views)).to(self._io.device)
+        read = partial(self._io.features, augment=augment)
+        return torch.from_numpy(read_by_view(read, rows, views)).to(self._io.device)
 
 
 class PrefixSource(StoredSource):
     """The outputs of the frozen first stages: the later ones run, the images are not decoded."""
 
     def __init__(
-        self, experiment: Experiment, backbone: Backbone, cut: int, io: TrialIO, workers: Workers
+        self,
+        experiment: Experiment,
+        augment: Augment,
+        backbone: Backbone,
+        cut: int,
+        io: TrialIO,
+        workers: Workers,
     ) -> None:
-        super().__init__(experiment, io, workers)
+        super().__init__(experiment, augment, io, workers)
         self._backbone, self._at = backbone, cut
         self.cut = cut
         self._n_pooled = backbone.n_pooled(cut, experiment.strategy.pooling)
 
-    def _read(self, rows: Rows, views: Rows) -> Inputs:
+    def _read(self, rows: Rows, views: Rows, augment: Augment) -> Inputs:
         def activations(chosen: Rows, view: int) -> Values:
-            return self._io.activations(chosen, self._at, view)
+            return self._io.activations(chosen, self._at, view, augment)
 
         found = read_by_view(activations, rows, views)
         device = self._io.device
         pooled = torch.zeros(len(rows), 0, device=device)
         if self._n_pooled:
-            pooled = self._features(rows, views)[:, : self._n_pooled]
+            pooled = self._features(rows, views, augment)[:, : self._n_pooled]
         return Prefix(from_stored(self._backbone, found, device), pooled)
 
 
 class ImageSource:
     """Images, decoded ahead of the consumer and augmented by (seed, epoch, example).
 
-    Without augmentation they are turned to the same views that a store would hold.
+    Fixed views are the same that a store would hold.
     """
 
     def __init__(self, experiment: Experiment, phase: Phase, io: TrialIO, workers: Workers) -> None:
@@ -138,13 +149,14 @@ class ImageSource:
         shares = list(_shares(self._experiment, self._io, self._workers, epoch))
         strategy = self._experiment.strategy
         views = drawn_views(strategy, len(self._targets), epoch)
+        fixed = strategy.views != "fresh"
         batches = iterate_pixels(
             self._io.examples,
             [rows for rows, _, _ in shares],
             contract=self._experiment.input,
             augment=self._phase.augment,
-            seed=strategy.seed,
-            epoch=epoch,
+            seed=VIEW_SEED if fixed else strategy.seed,
+            epoch=views if fixed else epoch,
             threads=self._io.threads,
         )
         for step, ((rows, pixels), (_, weight, n_global)) in enumerate(
@@ -191,17 +203,17 @@ def build_source(
     Rank 0 decides for all whether activations are stored.
     """
     if phase.from_features:
-        return StoredSource(experiment, io, workers)
+        return StoredSource(experiment, phase.augment, io, workers)
     cut = backbone.deepest_cut(len(phase.stage_lrs)) if phase.same_inputs else None
-    if cut is not None and workers.agree(io.stores(cut)):
-        return PrefixSource(experiment, backbone, cut, io, workers)
+    if cut is not None and workers.agree(io.stores(cut, phase.augment)):
+        return PrefixSource(experiment, phase.augment, backbone, cut, io, workers)
     return ImageSource(experiment, phase, io, workers)
 
 
 def drawn_views(strategy: StrategyParams, n_examples: int, epoch: int) -> Rows:
     """The view of each example that (seed, epoch, example) draws: int64 [n_examples]."""
-    rng = np.random.default_rng([strategy.seed, epoch, strategy.views])
-    return rng.integers(strategy.views, size=n_examples)
+    rng = np.random.default_rng([strategy.seed, epoch, strategy.n_views])
+    return rng.integers(strategy.n_views, size=n_examples)
 
 
 def read_by_view(read: Callable[[Rows, int], Values], rows: Rows, views: Rows) -> Values:

@@ -19,7 +19,7 @@ from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.record import Record
 from orchestrator.spec.search_space import Block
 from orchestrator.spec.strategy import FeatureExtraction, FineTuning
-from orchestrator.training.phases import WARM_UP
+from orchestrator.training.phases import WARM_UP, warm_up_augment
 from orchestrator.tuning.experiments import ExperimentFactory
 from orchestrator.tuning.leaderboard import is_candidate
 from orchestrator.tuning.screening import SCREEN
@@ -149,6 +149,7 @@ def warm_up_head(experiment: Experiment) -> Experiment:
         {
             **{name: getattr(strategy, name) for name in alike - {"strategy"}},
             **WARM_UP,
+            "augment": warm_up_augment(strategy),
             "epochs": strategy.warm_up_epochs,
             "head_lr": strategy.warm_up_lr,
             "accumulate": 1,

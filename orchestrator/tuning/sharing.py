@@ -24,12 +24,14 @@ from orchestrator.runtime.process_cache import CutFacts, cut_facts
 from orchestrator.spec.backbone_table import facts_for
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.search_space import Block
+from orchestrator.spec.strategy import Augment
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.phases import Phase, compile_phases
 from orchestrator.tuning.experiments import ExperimentFactory, values_of
 from orchestrator.tuning.suggestions import block_size
 
 BYTES = {"fp32": 4, "fp16": 2}
+PLAIN: tuple[int, Augment] = (0, "none")  # the view of an image that a head's statistics come from
 SHAPING = (
     "backbone",
     "image_size",
@@ -178,17 +180,20 @@ def _uses(experiment: Experiment, images: int) -> list[Shared]:
     width = pooled_width(experiment)
     head_epochs = sum(phase.epochs for phase in phases if phase.from_features)
     tuned = [(phase, cut) for phase in phases if (cut := frozen_cut(experiment, phase))]
-    views = strategy.stored_views if head_epochs or tuned else 1
+    fixed: list[Augment] = [phase.augment for phase in phases if phase.same_inputs]
+    views = (
+        strategy.stored_views(fixed[0] if fixed else "none") if head_epochs or tuned else [PLAIN]
+    )
     uses = []
-    for view in range(views):
-        source = Pass(experiment.backbone, experiment.weights_digest, experiment.input, view)
+    for view in views:
+        source = Pass(experiment.backbone, experiment.weights_digest, experiment.input, *view)
         uses.append(
             Shared(
                 need=FeatureNeed(source, strategy.pooling),
                 images=images,
                 bytes=images * width * BYTES["fp32"],
                 trials=1,
-                passes=head_epochs / views,
+                passes=head_epochs / len(views),
                 share=1.0,
             )
         )
@@ -198,7 +203,7 @@ def _uses(experiment: Experiment, images: int) -> list[Shared]:
                 images=images,
                 bytes=images * math.prod(cut.shape) * BYTES[strategy.stored_precision],
                 trials=1,
-                passes=phase.epochs / views,
+                passes=phase.epochs / len(views),
                 share=cut.share,
             )
             for phase, cut in tuned

@@ -2,119 +2,224 @@
 
 A Tuner whose trial function starts a TorchTrainer; every worker loads the data with torchvision's
 transforms and a DataLoader and runs the usual loop: a frozen backbone under a new head, then, if
-asked, the last stages unfrozen. Nothing is done to slow it.
+asked, the last stages or all of them unfrozen; each epoch is reported with a checkpoint. It runs on
+a cluster with Ray's own settings. Nothing is done to slow it, and two things spare it trouble: its
+trial functions ask for no CPU, so that they cannot starve their workers, and reports reach Tune by
+a queue that cannot deadlock.
 """
 
 from __future__ import annotations
 
 import os
+import queue
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 import torch.nn.functional as F
 from ray import train, tune
 from ray.train.torch import TorchTrainer
+from ray.tune.schedulers import ASHAScheduler
+from ray.util.queue import Queue
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from orchestrator.models.building import build_backbone
+from orchestrator.runtime.cluster import KEEP_FREED_MEMORY, RAY_SETTINGS
+from orchestrator.runtime.tune_trial import ForwardReports
 from orchestrator.spec.backbone_table import facts_for
 from orchestrator.spec.parts import BackboneSpec
+
+ALL_STAGES = -1
+POLL_S = 0.1
 
 
 @dataclass(frozen=True)
 class Work:
-    """One trial: 0 images for a trial that does nothing."""
+    """One trial; without images one that does nothing.
 
-    images: str
-    backbone: str
-    weights: str
-    n_images: int
-    warm_up_epochs: int
-    epochs: int
-    unfreeze: int
-    lr: float
+    Attributes:
+        train: A class-per-folder tree.
+        validation: The files of that tree that are held out, by their names.
+        unfreeze: Stages from the output that move after the warm-up; ALL_STAGES for all.
+        size: Pixels a side; the backbone's own when 0.
+    """
+
+    train: str = ""
+    validation: tuple[str, ...] = ()
+    backbone: str = ""
+    weights: str = "none"
+    warm_up_epochs: int = 0
+    epochs: int = 0
+    unfreeze: int = 0
+    head_lr: float = 1e-3
+    backbone_lr: float = 1e-4
     batch_size: int = 32
-    threads: int = 1
+    size: int = 0
 
 
-def run_documented(works: list[Work], *, folder: Path, workers: int, at_once: int) -> list[float]:
-    """Run the trials as documented.
+@dataclass(frozen=True)
+class Report:
+    """One epoch of one trial, and when Tune had heard of it (seconds since the epoch)."""
+
+    trial: int
+    epoch: int
+    loss: float
+    at_s: float
+
+
+@contextmanager
+def plain_cluster(cpus: int) -> Iterator[None]:
+    """A local Ray cluster without any setting of ours."""
+    settings = [*RAY_SETTINGS, *KEEP_FREED_MEMORY]
+    ours = {name: os.environ.pop(name) for name in settings if name in os.environ}
+    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        os.environ.update(ours)
+
+
+def run_documented(
+    works: list[Work], *, folder: Path, workers: int, at_once: int, asha: bool = False
+) -> list[Report]:
+    """Run the trials as documented, on the cluster that this process has joined.
+
+    Args:
+        works: The trials.
+        folder: Where Tune and Train write.
+        workers: Of each trial.
+        at_once: Trials side by side.
+        asha: Whether ASHA stops trials early, after the longest warm-up at the soonest.
 
     Returns:
-        The last validation loss of each.
+        Every epoch that Tune heard of.
     """
+    heard = folder / "heard"
+    heard.mkdir(parents=True)
+    scheduler = ASHAScheduler(
+        time_attr="epoch",
+        metric="loss",
+        mode="min",
+        max_t=max(work.warm_up_epochs + work.epochs for work in works),
+        grace_period=max(1, *(work.warm_up_epochs for work in works)),
+    )
     results = tune.Tuner(
-        _trial,
+        tune.with_resources(_trial, {"memory": 1e6}),
         param_space={
-            "work": tune.grid_search([asdict(work) for work in works]),
+            "number": tune.grid_search(list(range(len(works)))),
+            "works": [asdict(work) for work in works],
             "workers": workers,
             "folder": str(folder),
         },
-        tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=at_once, scheduler=scheduler if asha else None
+        ),
         run_config=tune.RunConfig(storage_path=str(folder), name="documented", verbose=0),
     ).fit()
-    return [float(result.metrics["loss"]) for result in results]
+    assert not results.errors, results.errors
+    found = []
+    for path in sorted(heard.iterdir()):
+        trial, epoch, loss = path.name.split("_")
+        found.append(Report(int(trial), int(epoch), float(loss), path.stat().st_mtime))
+    return found
+
+
+def last_losses(reports: list[Report]) -> list[float]:
+    """The last validation loss of every trial."""
+    return [report.loss for _, report in sorted({r.trial: r for r in reports}.items())]
 
 
 def _trial(config: dict[str, Any]) -> None:
     """A Tune trial is a TorchTrainer's driver (Ray's user guide on Tune with Train)."""
+    number, folder = config["number"], Path(config["folder"])
+    reports = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         _worker,
-        train_loop_config=config["work"],
+        train_loop_config=config["works"][number],
         scaling_config=train.ScalingConfig(
             num_workers=config["workers"], resources_per_worker={"CPU": 1}
         ),
         run_config=train.RunConfig(
-            name=f"train-{tune.get_context().get_trial_id()}", storage_path=config["folder"]
+            name=f"train-{tune.get_context().get_trial_id()}",
+            storage_path=str(folder),
+            callbacks=[ForwardReports(reports)],
         ),
     )
-    result = trainer.fit()
-    metrics = result.metrics or {}
-    tune.report({"loss": metrics.get("loss", 0.0)})
+    errors: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as err:  # noqa: BLE001  (raised below, in the trial's own thread)
+            errors.append(err)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    while thread.is_alive() or not reports.empty():
+        try:
+            metrics = reports.get(timeout=POLL_S)
+        except queue.Empty:
+            continue
+        (folder / "heard" / f"{number}_{metrics['epoch']}_{metrics['loss']}").touch()
+        tune.report(metrics)
+    if errors:
+        raise errors[0]
 
 
 def _worker(config: dict[str, Any]) -> None:
     work = Work(**config)
-    torch.set_num_threads(work.threads)
-    if not work.n_images:
-        train.report({"loss": 0.0})
+    torch.set_num_threads(1)
+    if not work.train:
+        train.report({"epoch": 1, "loss": 0.0})
         return
+    loaders, n_classes = _loaders(work)
+    spec = BackboneSpec(name=work.backbone, weights=work.weights)
+    backbone = build_backbone(spec, image_size=work.size or facts_for(work.backbone).input.size)
+    head = nn.Linear(backbone.feature_width("last"), n_classes)
+    backbone.requires_grad_(False)
+    network = nn.Sequential(_Pooled(backbone), head).to(memory_format=torch.channels_last)
+    model = train.torch.prepare_model(network)
+    _epochs(model, backbone, loaders, [(head, work.head_lr)], range(work.warm_up_epochs))
+    if work.epochs:
+        first = 0 if work.unfreeze == ALL_STAGES else -work.unfreeze
+        moving = [*[*backbone.stages][first:], backbone.closing]
+        for stage in moving:
+            stage.requires_grad_(True)
+        model = train.torch.prepare_model(network)
+        groups = [(head, work.head_lr), *((stage, work.backbone_lr) for stage in moving)]
+        span = range(work.warm_up_epochs, work.warm_up_epochs + work.epochs)
+        _epochs(model, backbone, loaders, groups, span)
+
+
+def _loaders(work: Work) -> tuple[list[DataLoader[Any]], int]:
+    """Loaders of the training and the held-out images, and the number of classes."""
     contract = facts_for(work.backbone).input
-    side = round(contract.size / contract.crop_fraction)
+    size = work.size or contract.size
     transform = transforms.Compose(
         [
             transforms.Lambda(lambda image: image.convert("RGB")),
-            transforms.Resize(side),
-            transforms.CenterCrop(contract.size),
+            transforms.Resize(round(size / contract.crop_fraction)),
+            transforms.CenterCrop(size),
             transforms.ToTensor(),
             transforms.Normalize(contract.mean, contract.std),
         ]
     )
-    data = ImageFolder(work.images, transform)
-    n_train = int(0.85 * len(data))
-    split = torch.Generator().manual_seed(0)
-    parts = torch.utils.data.random_split(data, [n_train, len(data) - n_train], generator=split)
+    data = ImageFolder(work.train, transform)
+    held = set(work.validation)
+    is_held = [Path(path).name in held for path, _ in data.samples]
+    parts = [Subset(data, [i for i, h in enumerate(is_held) if h == want]) for want in (0, 1)]
     loaders = [DataLoader(part, work.batch_size, shuffle=n == 0) for n, part in enumerate(parts)]
-    backbone = build_backbone(BackboneSpec(name=work.backbone, weights=work.weights))
-    head = nn.Linear(backbone.feature_width("last"), len(data.classes))
-    model = train.torch.prepare_model(
-        nn.Sequential(_Pooled(backbone), head).to(memory_format=torch.channels_last)
-    )
-    backbone.requires_grad_(False)
-    loss = _epochs(model, backbone, loaders, work.warm_up_epochs, 0, work.lr)
-    if work.unfreeze:
-        for stage in list(backbone.stages)[-work.unfreeze :]:
-            stage.requires_grad_(True)
-        loss = _epochs(model, backbone, loaders, work.epochs, work.unfreeze, work.lr)
-    checkpoint = Path(train.get_context().get_trial_dir()) / f"model-{os.getpid()}.pt"
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(head.state_dict(), checkpoint)
-    train.report({"loss": loss})
+    return [train.torch.prepare_data_loader(loader) for loader in loaders], len(data.classes)
 
 
 class _Pooled(nn.Module):
@@ -130,12 +235,18 @@ class _Pooled(nn.Module):
 
 
 def _epochs(
-    model: nn.Module, backbone: nn.Module, loaders: list[Any], n: int, unfreeze: int, lr: float
-) -> float:
-    """Train and validate `n` epochs; the last validation loss. Frozen stages stay in eval mode."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
-    loss = float("nan")
-    for _ in range(n):
+    model: nn.Module,
+    backbone: nn.Module,
+    loaders: list[Any],
+    groups: list[tuple[nn.Module, float]],
+    epochs: range,
+) -> None:
+    """Train, validate, report with a checkpoint. Frozen statistics stay as they are."""
+    optimizer = torch.optim.AdamW(
+        [{"params": list(module.parameters()), "lr": lr} for module, lr in groups],
+        weight_decay=1e-2,
+    )
+    for epoch in epochs:
         model.train()
         backbone.eval()
         for images, targets in loaders[0]:
@@ -148,5 +259,7 @@ def _epochs(
             for images, targets in loaders[1]:
                 outputs = model(images.to(memory_format=torch.channels_last))
                 total += float(F.cross_entropy(outputs, targets, reduction="sum"))
-        loss = total / len(loaders[1].dataset)
-    return loss
+        metrics = {"epoch": epoch + 1, "loss": total / len(loaders[1].dataset)}
+        with tempfile.TemporaryDirectory() as scratch:
+            torch.save(model.state_dict(), Path(scratch) / "model.pt")
+            train.report(metrics, checkpoint=train.Checkpoint.from_directory(scratch))

@@ -14,11 +14,13 @@ from orchestrator.errors import IntegrityError
 from orchestrator.features.store import (
     _VERIFIED,
     MANIFEST,
+    MOST_PARTS,
     ROWS_PER_PART,
     FeatureKey,
     FeatureStore,
     Float32,
     batched,
+    part_name,
     part_ranges,
 )
 
@@ -77,7 +79,9 @@ def test_activations_keep_their_shape_and_half_precision(tmp_path: Path) -> None
     found = FeatureStore(tmp_path).find(key)
     assert found is not None
     assert (len(found), found.shape) == (len(maps), (3, 3, 2))
-    chosen = np.array([551, 0, 36, 37, 511, 512, 512])
+    chosen = np.array(
+        [ROWS_PER_PART + 39, 0, 36, 37, ROWS_PER_PART - 1, ROWS_PER_PART, ROWS_PER_PART]
+    )
     taken = found.take(chosen)
     assert taken.dtype == np.float16
     assert np.array_equal(taken, maps[chosen].astype(np.float16))
@@ -133,7 +137,7 @@ def test_an_unfinished_entry_is_not_found_and_its_parts_are_kept(tmp_path: Path)
     store.put(KEY, second, features[second.start : second.stop])
     assert store.find(KEY) is None
     assert store.missing(KEY, n_rows=N_ROWS) == [first, third]
-    with pytest.raises(IntegrityError, match=r"part-00000\.arrow.*part-00002\.arrow"):
+    with pytest.raises(IntegrityError, match=f"{part_name(first)}.*{part_name(third)}"):
         store.seal(KEY, n_rows=N_ROWS)
     for rows in (first, third):
         store.put(KEY, rows, features[rows.start : rows.stop])
@@ -142,7 +146,7 @@ def test_an_unfinished_entry_is_not_found_and_its_parts_are_kept(tmp_path: Path)
     assert np.array_equal(np.concatenate(sealed.blocks), features)
 
 
-@pytest.mark.parametrize("name", ["part-00000.arrow", "part-00002.arrow", MANIFEST])
+@pytest.mark.parametrize("name", [part_name(range(1)), part_name(part_ranges(N_ROWS)[2]), MANIFEST])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "emptied"])
 def test_damaged_bytes_are_refused_and_the_message_names_the_folder(
     tmp_path: Path, name: str, damage: str
@@ -161,8 +165,9 @@ def test_damaged_bytes_are_refused_and_the_message_names_the_folder(
 def test_a_part_that_is_gone_is_refused(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
     fill(store, values())
-    (store.folder(KEY) / "part-00001.arrow").unlink()
-    with pytest.raises(IntegrityError, match="part-00001"):
+    name = part_name(part_ranges(N_ROWS)[1])
+    (store.folder(KEY) / name).unlink()
+    with pytest.raises(IntegrityError, match=name):
         store.find(KEY)
 
 
@@ -212,11 +217,12 @@ def test_two_writers_at_once_leave_good_entries(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".*"))
 
 
-@pytest.mark.parametrize("n_rows", [1, ROWS_PER_PART, ROWS_PER_PART + 1])
+@pytest.mark.parametrize("n_rows", [1, ROWS_PER_PART, ROWS_PER_PART + 1, 100_000])
 def test_parts_are_all_rows_in_order(n_rows: int) -> None:
     ranges = part_ranges(n_rows)
     assert [row for rows in ranges for row in rows] == list(range(n_rows))
-    assert all(0 < len(rows) <= ROWS_PER_PART for rows in ranges)
+    assert all(0 < len(rows) <= max(ROWS_PER_PART, 1 + n_rows // MOST_PARTS) for rows in ranges)
+    assert len(ranges) <= MOST_PARTS
 
 
 def test_batches_are_all_rows_in_order() -> None:

@@ -22,7 +22,7 @@ from orchestrator.models.building import build_backbone
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
 from orchestrator.spec.record import EpochRow, PhaseRow
-from orchestrator.spec.strategy import Strategy
+from orchestrator.spec.strategy import Augment, Strategy
 from orchestrator.training.evaluation import predict_probs, trained_network
 from orchestrator.training.io import Decision
 from orchestrator.training.trial import TrialResult, run_trial
@@ -122,16 +122,22 @@ class MemoryIO:
     def parent_head(self) -> dict[str, Tensor]:
         return self.parent
 
-    def features(self, rows: npt.NDArray[np.int64], view: int = 0) -> Float32:
-        return self._entry(self._experiment.strategy.pooling, rows, view)
+    def features(
+        self, rows: npt.NDArray[np.int64], view: int = 0, augment: Augment = "none"
+    ) -> Float32:
+        return self._entry(self._experiment.strategy.pooling, rows, view, augment)
 
-    def stores(self, cut: int) -> bool:
+    def stores(self, cut: int, augment: Augment = "none") -> bool:
         return self.stores_cuts
 
-    def activations(self, rows: npt.NDArray[np.int64], cut: int, view: int = 0) -> Values:
-        return self._entry(cut, rows, view)
+    def activations(
+        self, rows: npt.NDArray[np.int64], cut: int, view: int = 0, augment: Augment = "none"
+    ) -> Values:
+        return self._entry(cut, rows, view, augment)
 
-    def _entry(self, output: Output, rows: npt.NDArray[np.int64], view: int) -> Values:
+    def _entry(
+        self, output: Output, rows: npt.NDArray[np.int64], view: int, augment: Augment
+    ) -> Values:
         positions = search_rows(self.examples)
         key = feature_key(
             self._experiment.backbone,
@@ -140,6 +146,7 @@ class MemoryIO:
             self._experiment.data_digest,
             output=output,
             view=view,
+            augment=augment,
             precision=self._experiment.strategy.stored_precision,
         )
         found = self._store.find(key)
@@ -153,6 +160,7 @@ class MemoryIO:
                         [output],
                         contract=self._experiment.input,
                         view=view,
+                        augment=augment,
                         device=CPU,
                         threads=1,
                     ):

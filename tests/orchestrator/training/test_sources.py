@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ import torch
 from orchestrator.data.batches import epoch_batches
 from orchestrator.models.backbone import Prefix
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.strategy import FeatureExtraction, Partial, Strategy
+from orchestrator.spec.strategy import Augment, FeatureExtraction, Partial, Pooling, Strategy
 from orchestrator.training.phases import compile_phases
 from orchestrator.training.sources import (
     Batch,
@@ -36,8 +34,10 @@ def batches_of(experiment: Experiment, io: MemoryIO, epoch: int, workers: Worker
     ("strategy", "kind"),
     [
         (FeatureExtraction(), StoredSource),
+        (FeatureExtraction(augment="light", views=2), StoredSource),
         (FeatureExtraction(augment="light"), ImageSource),
         (FeatureExtraction(mixup=0.1), ImageSource),
+        (FeatureExtraction(mixup=0.1, augment="light", views=2), ImageSource),
     ],
 )
 def test_features_are_read_where_images_would_say_the_same(
@@ -130,7 +130,7 @@ def test_stored_features_are_what_the_images_give(make_io: MakeIO) -> None:
     io = make_io(experiment)
     (phase,) = compile_phases(experiment.strategy, 6)
     images = ImageSource(experiment, phase, io, ALONE)
-    stored = StoredSource(experiment, io, ALONE)
+    stored = StoredSource(experiment, "none", io, ALONE)
     with torch.inference_mode():
         for seen, read in zip(images.training(1), stored.training(1), strict=True):
             features = io.used.features(seen.inputs)
@@ -138,13 +138,14 @@ def test_stored_features_are_what_the_images_give(make_io: MakeIO) -> None:
             assert torch.equal(seen.targets, read.targets)
 
 
+@pytest.mark.parametrize("augment", ["none", "standard"])
 @pytest.mark.parametrize("pooling", ["last", "multi-scale"])
 @pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "resnet18"])
 def test_stored_activations_are_what_the_images_give_in_the_same_views(
-    make_io: MakeIO, backbone: str, pooling: Literal["last", "multi-scale"]
+    make_io: MakeIO, backbone: str, pooling: Pooling, augment: Augment
 ) -> None:
     strategy = Partial(
-        unfreeze=1, warm_up_epochs=0, epochs=1, batch_size=4, augment="none", views=8,
+        unfreeze=1, warm_up_epochs=0, epochs=1, batch_size=4, augment=augment, views=8,
         predict_views=2, pooling=pooling, stored_precision="fp32",
     )  # fmt: skip
     experiment = experiment_of(strategy, make_io.examples, backbone=backbone)
@@ -182,3 +183,22 @@ def test_a_phase_whose_pictures_change_reads_images(make_io: MakeIO) -> None:
         io = make_io(experiment)
         (phase,) = compile_phases(strategy, io.used.n_stages)
         assert type(build_source(experiment, phase, io.used, io, ALONE)) is ImageSource
+
+
+def test_fixed_draws_recur_and_fresh_ones_do_not(make_io: MakeIO) -> None:
+    """Of four draws an example shows at most four pictures, whatever seed and epoch draw them."""
+
+    def pictures(strategy: FeatureExtraction, epoch: int) -> set[bytes]:
+        experiment = experiment_of(strategy, make_io.examples)
+        io = make_io(experiment)
+        (phase,) = compile_phases(strategy, io.used.n_stages)
+        batches = ImageSource(experiment, phase, io, ALONE).training(epoch)
+        return {bytes(image.numpy()) for batch in batches for image in batch.inputs}
+
+    n_examples = len(make_io.examples.indices("train"))
+    fixed = [FeatureExtraction(augment="light", views=4, seed=seed) for seed in (0, 7)]
+    seen = set.union(*(pictures(s, epoch) for s in fixed for epoch in range(1, 7)))
+    assert n_examples < len(seen) <= 4 * n_examples
+    fresh = FeatureExtraction(augment="light")
+    seen = set.union(*(pictures(fresh, epoch) for epoch in (1, 2, 3, 4, 5, 6)))
+    assert len(seen) > 5 * n_examples

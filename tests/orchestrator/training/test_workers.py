@@ -152,7 +152,7 @@ def pair(examples: Examples, store: FeatureStore, tmp_path_factory: pytest.TempP
     for job in jobs:  # the features are there before two processes would compute them at once
         io = MemoryIO(job.experiment, examples, store, root / "unused")
         rows = examples.indices("train")
-        for view in range(job.experiment.strategy.views):
+        for view in range(job.experiment.strategy.n_views):
             io.features(rows, view)
             if job.name == "stored":
                 io.activations(rows, io.used.deepest_cut(2) or 0, view)

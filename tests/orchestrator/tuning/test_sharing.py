@@ -100,6 +100,16 @@ def test_every_view_is_a_pass_of_its_own() -> None:
     assert set(work) == {(output, view) for output in ("last", 3) for view in range(4)}
 
 
+def test_fixed_draws_of_an_augmentation_are_shared_beside_the_images_to_judge() -> None:
+    spec = spec_of([PARTIAL | {"augment": "light", "views": 2, "unfreeze": 1}])
+    work = shared_work(spec, factory_of(spec), images=IMAGES, budget_bytes=1e12)
+    assert {(w.need.output, w.need.source.view, w.need.source.augment) for w in work} == {
+        (output, view, augment)
+        for output in ("last", 3)
+        for view, augment in ((0, "light"), (1, "light"), (0, "none"))
+    }
+
+
 def test_full_fine_tuning_and_scratch_have_no_frozen_stage() -> None:
     full = {"strategy": "full", "backbone": BACKBONE, "augment": "none", "warm_up_epochs": 1}
     assert set(found([full])) == {("last", 0)}
