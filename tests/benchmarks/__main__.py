@@ -15,12 +15,13 @@ from tests.benchmarks.harness import Measured, table, write_rows
 from tests.benchmarks.heads import p2
 from tests.benchmarks.loop import p6
 from tests.benchmarks.overhead import p5
-from tests.benchmarks.sweeps import p1, p3
+from tests.benchmarks.sweeps import p1, p3, p4
 
 ALL: dict[str, Callable[[Path], list[Measured] | Measured]] = {
     "P1": p1,
     "P2": p2,
     "P3": p3,
+    "P4": p4,
     "P5": p5,
     "P6": p6,
     "P7": p7,

@@ -14,7 +14,7 @@ import os
 import queue
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,7 +70,7 @@ class Work:
 class Report:
     """One epoch of one trial, and when Tune had heard of it (seconds since the epoch)."""
 
-    trial: int
+    trial: str
     epoch: int
     loss: float
     at_s: float
@@ -90,16 +90,16 @@ def plain_cluster(cpus: int) -> Iterator[None]:
 
 
 def run_documented(
-    works: list[Work], *, folder: Path, workers: int, at_once: int, asha: bool = False
+    works: Mapping[str, Work], *, folder: Path, workers: int, at_once: int, asha: bool = False
 ) -> list[Report]:
     """Run the trials as documented, on the cluster that this process has joined.
 
     Args:
-        works: The trials.
+        works: The trials by name, which has no underscore.
         folder: Where Tune and Train write.
         workers: Of each trial.
         at_once: Trials side by side.
-        asha: Whether ASHA stops trials early, after the longest warm-up at the soonest.
+        asha: Whether ASHA stops trials early, after the shortest warm-up at the soonest.
 
     Returns:
         Every epoch that Tune heard of.
@@ -110,14 +110,14 @@ def run_documented(
         time_attr="epoch",
         metric="loss",
         mode="min",
-        max_t=max(work.warm_up_epochs + work.epochs for work in works),
-        grace_period=max(1, *(work.warm_up_epochs for work in works)),
+        max_t=max(1, *(work.warm_up_epochs + work.epochs for work in works.values())),
+        grace_period=max(1, min(work.warm_up_epochs for work in works.values())),
     )
     results = tune.Tuner(
         tune.with_resources(_trial, {"memory": 1e6}),
         param_space={
-            "number": tune.grid_search(list(range(len(works)))),
-            "works": [asdict(work) for work in works],
+            "name": tune.grid_search(list(works)),
+            "works": {name: asdict(work) for name, work in works.items()},
             "workers": workers,
             "folder": str(folder),
         },
@@ -128,24 +128,19 @@ def run_documented(
     ).fit()
     assert not results.errors, results.errors
     found = []
-    for path in sorted(heard.iterdir()):
+    for path in sorted(heard.iterdir(), key=lambda path: path.stat().st_mtime):
         trial, epoch, loss = path.name.split("_")
-        found.append(Report(int(trial), int(epoch), float(loss), path.stat().st_mtime))
+        found.append(Report(trial, int(epoch), float(loss), path.stat().st_mtime))
     return found
-
-
-def last_losses(reports: list[Report]) -> list[float]:
-    """The last validation loss of every trial."""
-    return [report.loss for _, report in sorted({r.trial: r for r in reports}.items())]
 
 
 def _trial(config: dict[str, Any]) -> None:
     """A Tune trial is a TorchTrainer's driver (Ray's user guide on Tune with Train)."""
-    number, folder = config["number"], Path(config["folder"])
+    name, folder = config["name"], Path(config["folder"])
     reports = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         _worker,
-        train_loop_config=config["works"][number],
+        train_loop_config=config["works"][name],
         scaling_config=train.ScalingConfig(
             num_workers=config["workers"], resources_per_worker={"CPU": 1}
         ),
@@ -170,7 +165,7 @@ def _trial(config: dict[str, Any]) -> None:
             metrics = reports.get(timeout=POLL_S)
         except queue.Empty:
             continue
-        (folder / "heard" / f"{number}_{metrics['epoch']}_{metrics['loss']}").touch()
+        (folder / "heard" / f"{name}_{metrics['epoch']}_{metrics['loss']}").touch()
         tune.report(metrics)
     if errors:
         raise errors[0]
