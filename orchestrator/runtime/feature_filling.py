@@ -92,6 +92,10 @@ def fill_features(
 
     Returns:
         Share of the needs that were there already: the hits.
+
+    Raises:
+        IntegrityError: An output is not finite, or the weights have changed.
+        OSError: A part cannot be written. What is finished stays.
     """
     examples = open_examples(data)
     n_rows = len(search_rows(examples))
@@ -115,13 +119,18 @@ def fill_features(
     }
     if total:
         progress(_label(next(iter(jobs))[0]), 0, total)
-    while waiting:
-        ready, _ = ray.wait(list(waiting), num_returns=1)
-        ray.get(ready)
-        for ref in ready:
-            source, images = waiting.pop(ref)
+    try:
+        while waiting:
+            (ready,), _ = ray.wait(list(waiting), num_returns=1)
+            ray.get(ready)
+            source, images = waiting.pop(ready)
             done += images
             progress(_label(source), done, total)
+    except ray.exceptions.RayTaskError as err:
+        raise err.cause from err
+    finally:
+        for ref in waiting:
+            ray.cancel(ref)
     for need in absent:
         store.seal(need.key(examples), n_rows=n_rows)
     return 1 - len(absent) / max(1, len(needs))
