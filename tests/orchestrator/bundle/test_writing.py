@@ -80,7 +80,12 @@ def write(
 
 
 def test_the_bundle_answers_as_the_model_in_memory(
-    write: Write, tmp_path: Path, backbone: Backbone, head: nn.Module, samples: np.ndarray
+    write: Write,
+    tmp_path: Path,
+    backbone: Backbone,
+    head: nn.Module,
+    samples: np.ndarray,
+    experiment: Experiment,
 ) -> None:
     write(tmp_path / "bundle")
     bundle = open_bundle(tmp_path / "bundle")
@@ -88,7 +93,7 @@ def test_the_bundle_answers_as_the_model_in_memory(
     mean = torch.tensor(contract.mean).view(3, 1, 1)
     std = torch.tensor(contract.std).view(3, 1, 1)
     images = (torch.from_numpy(samples).float() / 255 - mean) / std
-    model = copy.deepcopy(Classifier(backbone, head, "last")).eval()
+    model = copy.deepcopy(Classifier(backbone, head, experiment.strategy)).eval()
     with torch.inference_mode():
         expected = model(images).softmax(dim=1).numpy()
     answered = load_predictor(bundle).probabilities(samples)
@@ -97,11 +102,11 @@ def test_the_bundle_answers_as_the_model_in_memory(
 
 
 def test_all_tensors_are_written_bit_for_bit(
-    write: Write, tmp_path: Path, backbone: Backbone, head: nn.Module
+    write: Write, tmp_path: Path, backbone: Backbone, head: nn.Module, experiment: Experiment
 ) -> None:
     bundle = write(tmp_path / "bundle")
     written = load(bundle.read("model.safetensors"))
-    state = Classifier(backbone, head, "last").state_dict()
+    state = Classifier(backbone, head, experiment.strategy).state_dict()
     assert written.keys() == state.keys()
     for name, tensor in state.items():
         assert written[name].dtype == tensor.dtype
@@ -127,15 +132,15 @@ def test_the_folder_has_these_files_and_nothing_else(write: Write, tmp_path: Pat
 
 
 def test_writing_leaves_the_model_as_it_was(
-    write: Write, tmp_path: Path, backbone: Backbone, head: nn.Module
+    write: Write, tmp_path: Path, backbone: Backbone, head: nn.Module, experiment: Experiment
 ) -> None:
-    before = copy.deepcopy(Classifier(backbone, head, "last").state_dict())
+    before = copy.deepcopy(Classifier(backbone, head, experiment.strategy).state_dict())
     modes = [module.training for module in backbone.modules()]
     write(tmp_path / "bundle")
     assert [module.training for module in backbone.modules()] == modes
     assert all(parameter.requires_grad for parameter in backbone.parameters())
     assert next(backbone.parameters()).is_contiguous()
-    for name, tensor in Classifier(backbone, head, "last").state_dict().items():
+    for name, tensor in Classifier(backbone, head, experiment.strategy).state_dict().items():
         assert torch.equal(tensor, before[name])
 
 

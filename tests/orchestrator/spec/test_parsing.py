@@ -56,7 +56,7 @@ def test_five_mistakes_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("section", sorted(SECTIONS))
 def test_an_unknown_key_of_a_section_is_named(raw: Make, faults: Faults, section: str) -> None:
     fields = list(SECTIONS[section].model_fields)
-    known = {"train": "train"} if section == "data" else {}
+    known = {"data": {"train": "train"}, "screen": {"keep": 1}}.get(section, {})
     for wrong in (fields[0] + "x", "max-trials", "Train", "str", "1"):
         told = faults(raw(**{section: {**known, wrong: 1}}))
 
