@@ -171,7 +171,8 @@ def test_a_damaged_store_file_is_computed_again_and_others_leftovers_make_room(
     # A store with room for one set of features drops the one that no sweep reads any more.
     size = sum(path.stat().st_size for path in part.parent.iterdir())
     budget = {"trials": 2, "store_gb": 1.5 * size / 1e9}
-    other = {**raw, "name": "other", "seed": 1, "budget": budget}
+    defaults: dict[str, Any] = raw["defaults"]  # type: ignore[assignment]
+    other = {**raw, "name": "other", "defaults": {**defaults, "seed": 1}, "budget": budget}
     lines = Lines()
     run_sweep(spec_of(other), progress=lines)
     assert any("1 entries longest unused were evicted" in line for line in lines.said)
