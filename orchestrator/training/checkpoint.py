@@ -167,6 +167,11 @@ def restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer, schedule: LR
         state.setdefault(int(index), {})[key] = tensor
     merged = [{**group, **saved} for group, saved in zip(groups, options, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": merged})
+    # Fused kernels pair elements as they lie in memory; files know one order only.
+    for parameter, moments in optimizer.state.items():
+        for name, tensor in moments.items():
+            if tensor.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter.detach()).copy_(tensor)
     schedule.load_state_dict(checkpoint.state["schedule"])
 
 
