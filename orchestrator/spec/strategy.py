@@ -119,11 +119,10 @@ class StrategyParams(Frozen):
         return 1 if self.views == "fresh" else self.views
 
     @property
-    def fixed_augment(self) -> Augment | None:
-        """The augmentation whose fixed draws every epoch sees; None where epochs differ."""
-        if self.mixup or self.cutmix or (self.views == "fresh" and self.augment != "none"):
-            return None
-        return self.augment
+    def inputs_recur(self) -> bool:
+        """Whether every epoch draws from the same few views."""
+        drawn_anew = self.views == "fresh" and self.augment != "none"
+        return not (self.mixup or self.cutmix or drawn_anew)
 
     def stored_views(self, augment: Augment) -> list[tuple[int, Augment]]:
         """The views (number, augment) of an image that a trial may read from the store.

@@ -144,7 +144,7 @@ def _phase(
         clip_norm=params.clip_norm,
         batch_norm=batch_norm,
         augment=params.augment,
-        same_inputs=params.fixed_augment is not None,
+        same_inputs=params.inputs_recur,
         mixup=params.mixup,
         cutmix=params.cutmix,
         ema_decay=params.ema_decay,
