@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     from orchestrator.bundle.bundle import open_bundle
     from orchestrator.bundle.locating import locate
     from orchestrator.bundle.predictor import load_predictor
-    from orchestrator.data.batches import iterate_pixels
     from orchestrator.data.evaluation_set import evaluation_set
     from orchestrator.spec.locations import absolute
     from orchestrator.tasks.metrics import wilson_interval
@@ -42,25 +42,18 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
             absolute(args.data, Path.cwd()),
             task=bundle.task,
             cache=Path(cache),
-            progress=lambda done, total: terminal.count("images checked", done, total),
+            progress=lambda done, total: terminal.count("examples checked", done, total),
         )
         examples = prepared.examples
         for line in prepared.audit.lines():
             terminal.say(f"data: {line}")
         rows = np.arange(len(examples))
-        batches = iterate_pixels(
-            examples,
-            [rows[i : i + BATCH_SIZE] for i in range(0, len(rows), BATCH_SIZE)],
-            contract=bundle.input,
-            augment="none",
-            seed=0,
-            epoch=0,
-            threads=args.threads,
-        )
-        parts = []
-        for chosen, pixels in batches:
-            parts.append(predictor.probabilities(pixels))
-            terminal.count("images answered", int(chosen[-1]) + 1, len(rows))
+        parts, preparer = [], predictor.preparer
+        with ThreadPoolExecutor(args.threads) as pool:
+            for chosen in np.array_split(rows, -(-len(rows) // BATCH_SIZE)):
+                read = pool.map(lambda row: preparer.read(examples.read_bytes(int(row))), chosen)
+                parts.append(predictor.probabilities(preparer.batch(list(read))))
+                terminal.count("examples answered", int(chosen[-1]) + 1, len(rows))
         probs, targets = np.concatenate(parts), examples.targets()
     task = build_task(bundle.task)
     metrics = task.metrics(probs.astype("float64"), targets)

@@ -11,13 +11,19 @@ from typing import Any
 from jobs.registry_arguments import add_registry_argument
 from jobs.terminal import Terminal
 from orchestrator.errors import DataError
+from orchestrator.spec.parts import modality_of
+
+LONGEST_PATH = 255
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, name or name@alias")
     parser.add_argument(
-        "inputs", metavar="INPUT", nargs="+", help="image files, or folders of them"
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="files, or folders of them; to a text model also texts themselves",
     )
     parser.add_argument(
         "--top", type=_count, default=5, help="classes to show (default: %(default)s)"
@@ -32,8 +38,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     from orchestrator.bundle.locating import locate
     from orchestrator.bundle.predictor import load_predictor
 
-    files = list(input_files(args.inputs))
     bundle = open_bundle(locate(args.bundle, registry_uri=args.registry))
+    files = list(inputs_of(args.inputs, texts=modality_of(bundle.task.kind) == "text"))
     predictor = load_predictor(bundle, device=args.device)
     answers = []
     for answer in predictor.predict(files, top=args.top):
@@ -44,19 +50,25 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     return (1 if failed else 0), {"bundle": bundle.digest, "answers": answers, "failed": failed}
 
 
-def input_files(inputs: Sequence[str]) -> Iterator[Path]:
+def inputs_of(inputs: Sequence[str], *, texts: bool) -> Iterator[Path | str]:
     """Files as named; for a folder all files below it, hidden files and folders left out.
+
+    Args:
+        inputs: What was written.
+        texts: Whether what is no file is an input itself.
 
     Raises:
         DataError: A name is neither.
     """
     for text in inputs:
-        path = Path(text).expanduser()
-        if path.is_dir():
+        path = Path(text).expanduser() if len(text) < LONGEST_PATH and "\n" not in text else None
+        if path is not None and path.is_dir():
             below = (file for file in sorted(path.rglob("*")) if file.is_file())
             yield from (file for file in below if not _is_hidden(file.relative_to(path)))
-        elif path.exists():
+        elif path is not None and path.exists():
             yield path
+        elif texts:
+            yield text
         else:
             raise DataError(f"{text}: no such file or folder")
 

@@ -70,17 +70,14 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
 
 def bundle_trial(folder: SweepFolder, record: Record) -> Bundle:
     """The bundle of a trial, below the sweep's folder; made and verified unless it is there."""
-    import numpy as np
-
     from orchestrator.bundle.writing import write_bundle
-    from orchestrator.data.transforms import eval_pixels
     from orchestrator.runtime.process_cache import open_examples
     from orchestrator.runtime.winner_test import winner_network
+    from orchestrator.training.sources import iterate_judged
 
     examples = open_examples(folder / "data")
     rows = examples.indices("validation")[:SAMPLES]
-    contract = record.experiment.input
-    samples = np.stack([eval_pixels(examples.image(int(row)), contract) for row in rows])
+    samples = next(iterate_judged(examples, [rows], record.experiment, threads=1))
     network = winner_network(folder, record)
     return write_bundle(
         folder / "bundles" / record.trial,

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     from orchestrator.report.page import write_report
     from orchestrator.report.terminal import terminal_summary
 
-    path = write_report(folder, thumbnail=thumbnails(folder))
+    path = write_report(folder, preview=previews(folder))
     if not args.json:
         terminal.show(terminal_summary(folder))
         terminal.show(f"report: {path}")
@@ -47,15 +47,20 @@ def sweep_folder(path: Path) -> Path:
     return folder
 
 
-def thumbnails(folder: Path) -> Callable[[str, int], bytes | None]:
-    """Small JPEGs of a sweep's images, for the report's gallery."""
+def previews(folder: Path) -> Callable[[str, int], bytes | str | None]:
+    """Small JPEGs of a sweep's images, or its texts, for the report's gallery."""
     from orchestrator.data.examples import Examples
     from orchestrator.errors import DataError
+    from orchestrator.runtime.folders import SweepFolder
+    from orchestrator.spec.parts import modality_of
 
     examples = Examples.open(folder / "data")
+    is_text = modality_of(SweepFolder(folder).spec().task) == "text"
 
-    def thumbnail(_split: str, example: int) -> bytes | None:
+    def preview(_split: str, example: int) -> bytes | str | None:
         try:
+            if is_text:
+                return examples.text(example)
             image = examples.image(example, least_side=THUMBNAIL_PIXELS)
         except DataError:
             return None
@@ -64,4 +69,4 @@ def thumbnails(folder: Path) -> Callable[[str, int], bytes | None]:
         image.save(stream, "JPEG", quality=80)
         return stream.getvalue()
 
-    return thumbnail
+    return preview

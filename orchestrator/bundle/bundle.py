@@ -22,7 +22,7 @@ from orchestrator.bundle.manifest import (
 )
 from orchestrator.errors import BundleError, IntegrityError
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.parts import InputContract, TaskSpec
+from orchestrator.spec.parts import Contract, TaskSpec
 from orchestrator.spec.record import Record
 
 
@@ -53,7 +53,7 @@ class Bundle:
         return self.manifest.task.labels
 
     @property
-    def input(self) -> InputContract:
+    def input(self) -> Contract:
         """How an image is prepared."""
         return self.manifest.input
 

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from orchestrator.errors import BundleError, IntegrityError
 from orchestrator.spec.frozen import Frozen, digest_of
-from orchestrator.spec.parts import BackboneSpec, InputContract, TaskSpec
+from orchestrator.spec.parts import BackboneSpec, Contract, TaskSpec
 from orchestrator.spec.strategy import Strategy
 
 MANIFEST = "bundle.json"
@@ -19,10 +19,16 @@ FORMAT: Final = "transfer-orchestrator-bundle"
 FORMAT_VERSION = 1
 
 FileName = Literal[
-    "model.safetensors", "model.onnx", "experiment.json", "record.json", "MODEL_CARD.md"
+    "model.safetensors",
+    "experiment.json",
+    "record.json",
+    "MODEL_CARD.md",
+    "model.onnx",
+    "config.json",
+    "tokenizer.json",
 ]
 FILE_NAMES: tuple[FileName, ...] = get_args(FileName)
-REQUIRED_FILES: tuple[FileName, ...] = tuple(name for name in FILE_NAMES if name != "model.onnx")
+REQUIRED_FILES: tuple[FileName, ...] = FILE_NAMES[:4]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -78,14 +84,15 @@ class BundleManifest(Frozen):
     """All that is needed to rebuild a model and to read its answers, without opening its weights.
 
     `backbone.weights` is always `none`: a bundle fills the model from its own file and downloads
-    nothing. The width of the head's input follows from backbone and `strategy.pooling`, that of
-    its output from `task.labels`.
+    nothing. A text encoder's architecture and tokenizer are in the files config.json and
+    tokenizer.json. The width of the head's input follows from backbone and `strategy.pooling`,
+    that of its output from `task.labels`.
     """
 
     format: Literal["transfer-orchestrator-bundle"] = FORMAT
     format_version: int = FORMAT_VERSION
     task: TaskSpec
-    input: InputContract
+    input: Contract
     backbone: BackboneSpec
     strategy: Strategy
     temperature: Annotated[float, Field(gt=0)] = Field(

@@ -7,21 +7,28 @@ from collections.abc import Iterable, Sequence
 from orchestrator.bundle.manifest import Evaluation, Scores
 from orchestrator.errors import listing
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.parts import LOWER_IS_BETTER, TaskSpec
+from orchestrator.spec.parts import (
+    LOWER_IS_BETTER,
+    Contract,
+    TaskSpec,
+    TextContract,
+    is_multilabel,
+    modality_of,
+)
 from orchestrator.spec.record import Record
 
-_TITLES = {
-    "image-classification": "Image classification",
-    "image-multilabel-classification": "Multi-label image classification",
+_ALIKE = {
+    "image": "the same subject, labels, kind of camera and preparation",
+    "text": "the same language, subject, labels and kind of writing",
 }
 
 _USE = """\
 ## Intended use and limits
 
-- Meant for images like those it was trained and tested on: the same subject, labels, kind of \
-camera and preparation. On others its accuracy is unknown.
-- It answers with one of its labels even for an image that shows none of them; it has no label for \
-"something else" unless one is listed.
+- Meant for {modality}s like those it was trained and tested on: {alike}. On others its accuracy \
+is unknown.
+- It answers with one of its labels even for {article} {modality} that has none of them; it has no \
+label for "something else" unless one is listed.
 - Probabilities are the model's own. `ece` says how far they were from observed frequencies on the \
 data above; elsewhere they can be further off.
 - Metrics are averages. A class with few examples has an uncertain score, and groups that are not \
@@ -38,22 +45,34 @@ The folder is opened only if every file has the digest that `bundle.json` names.
 pickle and needs no download.
 
 ```sh
-orchestrator predict PATH_OF_THIS_FOLDER image.jpg
+orchestrator predict PATH_OF_THIS_FOLDER {file}
 ```
 
 ```python
+from pathlib import Path
+
 from orchestrator.bundle.bundle import open_bundle
 from orchestrator.bundle.predictor import load_predictor
 
 predictor = load_predictor(open_bundle("PATH_OF_THIS_FOLDER"))
-for answer in predictor.predict(["image.jpg"]):
+for answer in predictor.predict([Path("{file}")]):
     print(answer)
 ```"""
 
 
 def model_card(experiment: Experiment, record: Record, scores: Scores) -> str:
     """The card as Markdown; equal arguments give equal text."""
-    title = f"# {_TITLES[experiment.task.kind]} with {_code(experiment.backbone.name)}"
+    kind = experiment.task.kind
+    modality = modality_of(kind)
+    words = {
+        "modality": modality,
+        "article": "an" if modality == "image" else "a",
+        "alike": _ALIKE[modality],
+        "file": "image.jpg" if modality == "image" else "text.txt",
+    }
+    several = "Multi-label " if is_multilabel(kind) else ""
+    title = f"# {f'{several}{modality}'.capitalize()} classification"
+    title += f" with {_code(experiment.backbone.name)}"
     parts = [
         title,
         _task(experiment.task),
@@ -61,18 +80,18 @@ def model_card(experiment: Experiment, record: Record, scores: Scores) -> str:
         _training(experiment, record),
         _metrics(experiment, scores),
         *_classes(scores),
-        _USE,
+        _USE.format_map(words),
         _provenance(experiment, record),
-        _LOADING,
+        _LOADING.format_map(words),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _task(task: TaskSpec) -> str:
-    rule = {
-        "image-classification": "Every image has exactly one of these labels",
-        "image-multilabel-classification": "An image has any number of these labels",
-    }[task.kind]
+    modality = modality_of(task.kind)
+    rule = f"Every {modality} has exactly one of these labels"
+    if is_multilabel(task.kind):
+        rule = f"Every {modality} has any number of these labels"
     labels = ", ".join(_code(label) for label in task.labels)
     return f"## Task\n\n{rule} ({len(task.labels)}): {labels}."
 
@@ -82,12 +101,21 @@ def _data(experiment: Experiment, scores: Scores) -> str:
     if scores.test:
         rows.append(("test", scores.test.n_examples))
     counted = [[name, _count(n)] for name, n in rows]
-    size, contract = experiment.input.size, experiment.input
     return (
         f"## Data\n\n{_table(['set', 'examples'], counted)}\n\n"
-        f"Digest of the data: `{experiment.data_digest}`.\n\n"
+        f"Digest of the data: `{experiment.data_digest}`.\n\n{_preparation(experiment.input)}"
+    )
+
+
+def _preparation(contract: Contract) -> str:
+    if isinstance(contract, TextContract):
+        return (
+            f"Texts are cut to {contract.size} tokens of the tokenizer in this folder "
+            f"(digest `{contract.tokenizer[:12]}`)."
+        )
+    return (
         f"Images are resized ({contract.interpolation}, {contract.crop_fraction:.3g} of the "
-        f"shorter side kept) to {size} x {size} pixels."
+        f"shorter side kept) to {contract.size} x {contract.size} pixels."
     )
 
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, Protocol, assert_never
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.manifest import BundleManifest
-from orchestrator.data.transforms import eval_pixels_of
+from orchestrator.bundle.preparing import Input, Preparer
+from orchestrator.data.inputs import Prepared
 from orchestrator.errors import DataError, SpecError
 from orchestrator.tasks.task import MultiLabel, Task, build_task
 
-Input = bytes | str | Path | Image.Image
-Pixels = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
 Runtime = Literal["torch"]
-
-_PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
 
 
 class Predictor(Protocol):
@@ -33,11 +27,16 @@ class Predictor(Protocol):
     def manifest(self) -> BundleManifest:
         """Task, input contract and evidence of the bundle that answers."""
 
-    def probabilities(self, pixels: Pixels) -> Probabilities:
+    @property
+    def preparer(self) -> Preparer:
+        """Makes what `probabilities` takes."""
+
+    def probabilities(self, views: Sequence[Prepared]) -> Probabilities:
         """Probabilities of every label.
 
         Args:
-            pixels: uint8 [N, 3, S, S] as `eval_pixels_of` makes them; N may be 0.
+            views: The N inputs as `preparer` makes them; N may be 0. Of texts, one batch for each
+                of the windows whose logits are averaged.
 
         Returns:
             float32 [N, C], calibrated by the bundle's temperature.
@@ -54,9 +53,10 @@ class Predictor(Protocol):
         `input:<position>` for bytes and images in memory.
 
         Args:
-            inputs: Paths of image files, encoded images, or PIL images.
+            inputs: Of an image model paths, encoded images, or PIL images; of a text model texts,
+                or Paths and bytes of text files.
             top: How many of the likeliest labels have their probability in the answer.
-            batch_size: Images that are decoded and answered together.
+            batch_size: Inputs that are decoded and answered together.
         """
 
 
@@ -101,19 +101,21 @@ def _answer_batch(
     predictor: Predictor, inputs: Sequence[Input], start: int, stop: int, top: int
 ) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
-    pixels: list[Pixels] = []
+    read: list[Any] = []
     decoded: list[dict[str, Any]] = []
+    preparer = predictor.preparer
     for position, value in enumerate(inputs[start:stop], start):
-        results.append({"uri": _uri(value, position)})
+        results.append({"uri": preparer.uri(value, position)})
         try:
-            pixels.append(eval_pixels_of(_data(value), predictor.manifest.input))
+            read.append(preparer.read(value))
         except (DataError, OSError, ValueError) as err:
             results[-1]["error"] = _reason(err)
         else:
             decoded.append(results[-1])
-    if pixels:
+    if read:
         task = calibrated_task(predictor.manifest)
-        for result, probs in zip(decoded, predictor.probabilities(np.stack(pixels)), strict=True):
+        answered = predictor.probabilities(preparer.batch(read))
+        for result, probs in zip(decoded, answered, strict=True):
             result.update(task.answer(probs, top=top))
     return results
 
@@ -122,32 +124,6 @@ def calibrated_task(manifest: BundleManifest) -> Task:
     """The bundle's Task, answering at the bundle's threshold."""
     task = build_task(manifest.task)
     return replace(task, threshold=manifest.threshold) if isinstance(task, MultiLabel) else task
-
-
-def _uri(value: Input, position: int) -> str:
-    return str(value) if isinstance(value, str | Path) else f"input:{position}"
-
-
-def _data(value: Input) -> bytes | Path:
-    match value:
-        case bytes() | Path():
-            return value
-        case str():
-            return Path(value)
-        case Image.Image():
-            return _encoded(value)
-        case _:
-            raise TypeError(
-                f"{type(value).__name__} is no input. Give a path, an encoded image or a PIL image"
-            )
-
-
-def _encoded(image: Image.Image) -> bytes:
-    """A lossless file of `image`, so that the one decoder decides what its values mean."""
-    file = io.BytesIO()
-    form = "PNG" if image.mode in _PNG_MODES else "TIFF"
-    image.save(file, form, exif=image.getexif(), compress_level=1)
-    return file.getvalue()
 
 
 def _reason(err: Exception) -> str:

@@ -10,24 +10,33 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor
 
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.manifest import BundleManifest
-from orchestrator.bundle.predictor import Input, Pixels, Probabilities, answers, calibrated_task
-from orchestrator.data.transforms import normalized
+from orchestrator.bundle.predictor import Probabilities, answers, calibrated_task
+from orchestrator.bundle.preparing import Input, Preparer, preparer_of
+from orchestrator.data.inputs import Prepared
+from orchestrator.data.tokens import TokenRows
 from orchestrator.errors import BundleError, SpecError
+from orchestrator.features.network_inputs import network_inputs
 from orchestrator.models.building import build_backbone
-from orchestrator.models.classifier import Classifier, build_classifier_head
+from orchestrator.models.classifier import Classifier, build_classifier_head, mean_logits
+from orchestrator.spec.parts import TextContract
 
 
 class TorchPredictor:
     """Answers with a Classifier in eval mode, channels-last: CPUs and GPUs both favour that."""
 
     def __init__(
-        self, manifest: BundleManifest, classifier: Classifier, *, device: torch.device
+        self,
+        manifest: BundleManifest,
+        classifier: Classifier,
+        preparer: Preparer,
+        *,
+        device: torch.device,
     ) -> None:
         self._manifest = manifest
+        self._preparer = preparer
         self._task = calibrated_task(manifest)
         self._device = device
         self._classifier = classifier.eval().to(device).to(memory_format=torch.channels_last)
@@ -36,19 +45,22 @@ class TorchPredictor:
     def manifest(self) -> BundleManifest:
         return self._manifest
 
-    @torch.inference_mode()
-    def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """What the head says, before temperature: float32 [N, C] of uint8 [N, 3, S, S]."""
-        self._refuse_other_shapes(pixels)
-        if not len(pixels):
-            return np.empty((0, self._task.n_outputs), np.float32)
-        images = torch.from_numpy(normalized(pixels, self._manifest.input))
-        images = images.to(self._device, memory_format=torch.channels_last)
-        logits: Tensor = self._classifier(images)
-        return logits.float().cpu().numpy()
+    @property
+    def preparer(self) -> Preparer:
+        return self._preparer
 
-    def probabilities(self, pixels: Pixels) -> Probabilities:
-        scaled = self.logits(pixels) / np.float32(self._manifest.temperature)
+    @torch.inference_mode()
+    def logits(self, views: Sequence[Prepared]) -> npt.NDArray[np.float32]:
+        """What the head says, before temperature: float32 [N, C]."""
+        for view in views:
+            self._refuse_other_shapes(view)
+        if not len(views[0]):
+            return np.empty((0, self._task.n_outputs), np.float32)
+        inputs = [network_inputs(view, self._manifest.input, self._device) for view in views]
+        return mean_logits([self._classifier(view).float() for view in inputs]).cpu().numpy()
+
+    def probabilities(self, views: Sequence[Prepared]) -> Probabilities:
+        scaled = self.logits(views) / np.float32(self._manifest.temperature)
         return self._task.probabilities(scaled).astype(np.float32, copy=False)
 
     def predict(
@@ -56,12 +68,14 @@ class TorchPredictor:
     ) -> Iterator[dict[str, Any]]:
         return answers(self, inputs, top=top, batch_size=batch_size)
 
-    def _refuse_other_shapes(self, pixels: Pixels) -> None:
+    def _refuse_other_shapes(self, prepared: Prepared) -> None:
         size = self._manifest.input.size
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, size, size):
+        if isinstance(prepared, TokenRows):
+            return
+        if prepared.dtype != np.uint8 or prepared.shape[1:] != (3, size, size):
             raise SpecError(
-                f"pixels: {pixels.dtype} {list(pixels.shape)} is not uint8 [N, 3, {size}, {size}]. "
-                "Use eval_pixels_of with the bundle's input contract"
+                f"pixels: {prepared.dtype} {list(prepared.shape)} is not uint8 "
+                f"[N, 3, {size}, {size}]. Use the predictor's preparer"
             )
 
 
@@ -70,9 +84,9 @@ def load_torch_predictor(bundle: Bundle, *, device: str, threads: int | None) ->
     where = _device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    classifier = _build(bundle.manifest)
+    classifier = _build(bundle)
     _fill(classifier, bundle)
-    return TorchPredictor(bundle.manifest, classifier, device=where)
+    return TorchPredictor(bundle.manifest, classifier, preparer_of(bundle), device=where)
 
 
 def _device(name: str) -> torch.device:
@@ -88,9 +102,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _build(manifest: BundleManifest) -> Classifier:
-    """The architecture with random weights."""
-    backbone = build_backbone(manifest.backbone, image_size=manifest.input.size)
+def _build(bundle: Bundle) -> Classifier:
+    """The architecture with random weights; a text encoder's is described in the bundle itself."""
+    manifest, spec = bundle.manifest, bundle.manifest.backbone
+    if isinstance(manifest.input, TextContract):
+        spec = spec.model_copy(update={"folder": str(bundle.path)})
+    backbone = build_backbone(spec, size=manifest.input.size)
     params = manifest.strategy
     head = build_classifier_head(backbone, params, n_outputs=len(manifest.task.labels))
     return Classifier(backbone, head, params)

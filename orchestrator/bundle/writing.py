@@ -9,7 +9,7 @@ import importlib.metadata
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,18 @@ from orchestrator.bundle.manifest import (
     sealed,
 )
 from orchestrator.bundle.model_card import model_card
-from orchestrator.bundle.predictor import Pixels
+from orchestrator.bundle.preparing import preparer_of
 from orchestrator.bundle.torch_predictor import TorchPredictor, load_torch_predictor
+from orchestrator.data.inputs import Prepared
 from orchestrator.errors import BundleError, IntegrityError
 from orchestrator.models.backbone import Backbone
 from orchestrator.models.classifier import Classifier
 from orchestrator.models.head import Head
 from orchestrator.spec.durable import sync_folder, write_durably
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.parts import TaskSpec
+from orchestrator.spec.parts import BackboneSpec, TaskSpec, TextContract, is_multilabel
 from orchestrator.spec.record import Record
+from orchestrator.spec.text_encoders import encoder_config, encoder_tokenizer
 from orchestrator.tasks.metrics import wilson_interval
 
 _LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow")
@@ -54,7 +56,7 @@ def write_bundle(
     backbone: Backbone,
     head: Head,
     test: Mapping[str, Any] | None,
-    samples: Pixels,
+    samples: Sequence[Prepared],
     created_at: str,
     n_examples: Mapping[str, int] | None = None,
     temperature: float = 1.0,
@@ -101,12 +103,13 @@ def write_bundle(
         "experiment.json": render(experiment.to_json()),
         "record.json": render(record.to_json()),
         "MODEL_CARD.md": model_card(experiment, record, scores).encode(),
+        **_encoder_files(experiment),
     }
     manifest = sealed(
         {
             "task": experiment.task,
             "input": experiment.input,
-            "backbone": experiment.backbone.model_copy(update={"weights": "none"}),
+            "backbone": BackboneSpec(name=experiment.backbone.name, weights="none"),
             "strategy": experiment.strategy,
             "temperature": temperature,
             "threshold": threshold,
@@ -130,12 +133,23 @@ def _evaluation(value: Mapping[str, Any], task: TaskSpec) -> Evaluation:
         given = Evaluation.model_validate(value)
     except ValidationError as err:
         raise BundleError(f"not the scores of an evaluation: {err}") from err
-    single = task.kind == "image-classification"
+    single = not is_multilabel(task.kind)
     if not (single and given.n_examples and "accuracy" in given.metrics):
         return given
     right = round(given.metrics["accuracy"] * given.n_examples)
     intervals = {"accuracy": wilson_interval(right, given.n_examples)} | given.intervals
     return given.model_copy(update={"intervals": intervals})
+
+
+def _encoder_files(experiment: Experiment) -> dict[FileName, bytes]:
+    """What rebuilds a text encoder: its configuration and its tokenizer."""
+    if not isinstance(experiment.input, TextContract):
+        return {}
+    tokenizer = encoder_tokenizer(experiment.backbone).to_str()
+    return {
+        "config.json": render(encoder_config(experiment.backbone)),
+        "tokenizer.json": tokenizer.encode(),
+    }
 
 
 def _copied(classifier: Classifier) -> Classifier:
@@ -162,7 +176,7 @@ def _publish(
     manifest: BundleManifest,
     contents: Mapping[FileName, bytes],
     classifier: Classifier,
-    samples: Pixels,
+    samples: Sequence[Prepared],
 ) -> Bundle:
     with _staging(folder) as staging:
         for name, content in contents.items():
@@ -203,12 +217,13 @@ def _existing(folder: Path, manifest: BundleManifest) -> Bundle:
     return existing
 
 
-def _prove(bundle: Bundle, classifier: Classifier, samples: Pixels) -> None:
+def _prove(bundle: Bundle, classifier: Classifier, samples: Sequence[Prepared]) -> None:
     """Refuse a bundle that does not answer as the model that it was written from."""
-    if not len(samples):
+    if not samples or not len(samples[0]):
         raise BundleError("samples: none given. Give real evaluation inputs to compare answers on")
     cpu = torch.device("cpu")
-    expected = TorchPredictor(bundle.manifest, classifier, device=cpu).logits(samples)
+    model = TorchPredictor(bundle.manifest, classifier, preparer_of(bundle), device=cpu)
+    expected = model.logits(samples)
     written = load_torch_predictor(bundle, device="cpu", threads=None).logits(samples)
     if not np.isfinite(expected).all():
         raise BundleError("the model answers NaN or infinity on real inputs. Train it again")

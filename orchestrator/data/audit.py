@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from orchestrator.errors import DataError
 from orchestrator.spec.frozen import Frozen
+from orchestrator.spec.parts import Modality
 
 Severity = Literal["error", "warning", "note"]
 Kind = Literal[
@@ -31,6 +33,7 @@ Kind = Literal[
     "loose-files",  # images outside of class folders
     "other-files",  # files that are no images
     "empty-class",  # class folders without an image
+    "encoding",  # texts that are not UTF-8
 ]
 
 ITEMS_SHOWN = 20
@@ -73,6 +76,11 @@ class AuditFinding(Frozen):
             count=len(found) if count is None else count,
             items=found[:ITEMS_SHOWN],
         )
+
+    def about(self, modality: Modality) -> AuditFinding:
+        """The finding in the words of another kind of input: it was written of images."""
+        message = re.sub(r"\bimage(?=s?\b)", modality, self.message)
+        return self.model_copy(update={"message": message})
 
     def __str__(self) -> str:
         shown = ", ".join(self.items[:_IN_MESSAGE])

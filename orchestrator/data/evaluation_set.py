@@ -11,7 +11,7 @@ from orchestrator.data.preparing import Prepared, decoded_rows, quarantine_findi
 from orchestrator.data.reading import read_location
 from orchestrator.data.scanning import Progress, scan
 from orchestrator.spec.data import DataSpec
-from orchestrator.spec.parts import TaskSpec
+from orchestrator.spec.parts import TaskSpec, is_multilabel, modality_of
 
 
 def evaluation_set(
@@ -30,10 +30,10 @@ def evaluation_set(
             the model does not know.
     """
     spec = DataSpec(train=location)
-    multilabel = task.kind == "image-multilabel-classification"
-    reading = read_location(location, spec, split="test", multilabel=multilabel, cache=cache)
+    multilabel, modality = is_multilabel(task.kind), modality_of(task.kind)
+    reading = read_location(location, spec, split="test", task=task.kind, cache=cache)
     blobs = (reading.blobs,) if reading.blobs is not None else ()
-    scans = scan([reading], cache=cache, progress=progress)
+    scans = scan([reading], modality=modality, cache=cache, progress=progress)
     examples, quarantined = decoded_rows(["test"], [reading], scans, blobs)
     known = frozenset(task.labels)
     found = {label for row in reading.rows for label in row.labels}
@@ -43,7 +43,7 @@ def evaluation_set(
         *check_labels(known, {"test": found}),
     ]
     audit = Audit(
-        faults=worst_first(findings),
+        faults=worst_first(finding.about(modality) for finding in findings),
         quarantined=tuple(quarantined),
         images={"test": len(examples)},
         classes=classes_by_split(examples, known),

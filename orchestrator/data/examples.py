@@ -1,4 +1,4 @@
-"""Examples: the labelled images of an experiment as an immutable, memory-mapped table."""
+"""Examples: the labelled images or texts of an experiment, an immutable memory-mapped table."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from PIL import Image
 from orchestrator.data import locations
 from orchestrator.data.blobs import Blobs, map_table, write_table
 from orchestrator.data.decoding import UndecodableImage, decode_rgb
+from orchestrator.data.texts import UnreadableText, decode_text
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.spec.frozen import canonical_json
 
@@ -33,9 +34,9 @@ _INDEX = "index.arrow"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled image.
+    """One labelled image or text.
 
-    `content` is the hash of its decoded pixels. An image that is bytes in a table is row `blob` of
+    `content` is the hash of its pixels or characters. One that came in a table is row `blob` of
     blob file number `blob_file`; others lie at `uri`.
     """
 
@@ -48,10 +49,10 @@ class Example:
 
 
 class Examples:
-    """The images of all splits with their targets, in a folder.
+    """The images or texts of all splits with their targets, in a folder.
 
-    `index.arrow` holds where each image is, its content hash, split and target; `blobs.arrow`
-    (`blobs-1.arrow`, …) the images that came as bytes. Opening maps files and reads nothing else;
+    `index.arrow` holds where each example is, its content hash, split and target; `blobs.arrow`
+    (`blobs-1.arrow`, …) the ones that came in tables. Opening maps files and reads nothing else;
     an instance may be used by several threads, and a pickled one re-opens the folder elsewhere.
 
     Rows are in canonical order, by content, then split and target: sets with equal `digest` have
@@ -121,7 +122,7 @@ class Examples:
         return len(self._columns["split"])
 
     def __repr__(self) -> str:
-        return f"Examples({len(self)} images, {len(self.labels)} labels, {self.digest[:12]})"
+        return f"Examples({len(self)} rows, {len(self.labels)} labels, {self.digest[:12]})"
 
     def __reduce__(self) -> tuple[Callable[[str], Examples], tuple[str]]:
         return Examples.open, (str(self.folder),)
@@ -131,7 +132,7 @@ class Examples:
         return str(self._columns["uri"][i].as_py())
 
     def content(self, i: int) -> str:
-        """The hash of the decoded pixels of example `i`; equal for equal images."""
+        """The hash of the pixels or characters of example `i`; equal for equal ones."""
         return str(self._columns["content"][i].as_py())
 
     def targets(self) -> NDArray[np.int64] | NDArray[np.uint8]:
@@ -148,7 +149,7 @@ class Examples:
         return np.flatnonzero(self._splits == SPLITS.index(split)).astype(np.int64)
 
     def read_bytes(self, i: int) -> bytes:
-        """The encoded image of example `i`.
+        """The bytes of example `i`, as they came.
 
         Raises:
             OSError: Its file is gone or cannot be read.
@@ -175,10 +176,21 @@ class Examples:
         except UndecodableImage as err:
             raise UndecodableImage(err.reason, source=uri) from err
         except OSError as err:
-            raise DataError(
-                f"{uri}: was there when the data was prepared and cannot be read now: {err}. "
-                "Restore it, or prepare the data again"
-            ) from err
+            raise _gone(uri, err) from err
+
+    def text(self, i: int) -> str:
+        """Example `i` as text.
+
+        Raises:
+            DataError: The file changed since the audit: it is gone, or no text any more.
+        """
+        uri = self.uri(i)
+        try:
+            return decode_text(self.read_bytes(i))
+        except UnreadableText as err:
+            raise UnreadableText(err.reason, source=uri) from err
+        except OSError as err:
+            raise _gone(uri, err) from err
 
     def _encoded(self, i: int, uri: str) -> bytes | Path:
         if self._columns["blob"][i].as_py() < 0 and not locations.is_uri(uri):
@@ -195,10 +207,17 @@ class Examples:
         return [Blobs(self.folder / name) for name in self._blob_files]
 
 
+def _gone(uri: str, err: OSError) -> DataError:
+    return DataError(
+        f"{uri}: was there when the data was prepared and cannot be read now: {err}. "
+        "Restore it, or prepare the data again"
+    )
+
+
 def digest_of_examples(
     examples: Iterable[Example], *, labels: Sequence[str], multilabel: bool
 ) -> str:
-    """SHA-256 over pixels, targets, splits and label set; not over places, names or order."""
+    """SHA-256 over contents, targets, splits and label set; not over places, names or order."""
     rows = sorted(canonical_json([row.content, row.split, row.labels]) for row in examples)
     digest = hashlib.sha256(canonical_json([_FORMAT, sorted(labels), multilabel]))
     for row in rows:

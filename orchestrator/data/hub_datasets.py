@@ -60,13 +60,13 @@ class DatasetTable:
         classes = [name for name in features if _class_label(features[name]) is not None]
         return _only(images), _only(classes)
 
-    def rows(self, image: str, label: str) -> Iterator[Cells]:
+    def rows(self, source: str, label: str) -> Iterator[Cells]:
         """The cells of two features, a few rows in memory at a time."""
         class_label = _class_label(self._dataset.features[label])
-        arrow = self._dataset.select_columns([image, label]).with_format("arrow")
+        arrow = self._dataset.select_columns([source, label]).with_format("arrow")
         for table in arrow.iter(batch_size=_ROWS):
-            for cells in arrow_cells(table.column(image), table.column(label)):
-                yield Cells(cells.image, _named(cells.label, class_label))
+            for cells in arrow_cells(table.column(source), table.column(label)):
+                yield Cells(cells.input, _named(cells.label, class_label))
 
 
 def open_saved_dataset(folder: str, *, split: str) -> DatasetTable:

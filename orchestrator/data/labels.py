@@ -31,7 +31,7 @@ def one_label(cell: object) -> str:
         LabelError: The cell is empty or NaN, or holds several labels.
     """
     if isinstance(cell, (list, tuple, np.ndarray)):
-        raise LabelError("a list of labels; use task: image-multilabel-classification")
+        raise LabelError("a list of labels; use a multilabel task")
     text = _text(cell)
     if not text:
         raise LabelError("no label")

@@ -24,7 +24,7 @@ from orchestrator.data.scanning import Progress, Scanned, scan
 from orchestrator.data.splitting import held_out
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.frozen import digest_of
-from orchestrator.spec.parts import TaskKind
+from orchestrator.spec.parts import TaskKind, is_multilabel, modality_of
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ class _Survey:
 def _survey(
     spec: DataSpec, *, task: TaskKind, seed: int, cache: Path, progress: Progress | None
 ) -> _Survey:
-    multilabel = task == "image-multilabel-classification"
+    multilabel, modality = is_multilabel(task), modality_of(task)
     fraction = spec.validation if isinstance(spec.validation, float) else None
     places = _locations(spec)
     readings = [
-        read_location(place, spec, split=split, multilabel=multilabel, cache=cache)
+        read_location(place, spec, split=split, task=task, cache=cache)
         for split, place in places.items()
     ]
-    scans = scan(readings, cache=cache, progress=progress)
+    scans = scan(readings, modality=modality, cache=cache, progress=progress)
     blobs = tuple(dict.fromkeys(r.blobs for r in readings if r.blobs is not None))
     decoded, quarantined = decoded_rows(list(places), readings, scans, blobs)
     label_sets = {
@@ -114,6 +114,7 @@ def _survey(
     examples = _split(kept, fraction, seed) if fraction is not None else kept
     findings = [
         *(finding for reading in readings for finding in reading.findings),
+        *encoding_findings(readings, scans),
         *quarantine_findings(quarantined, sum(len(r.rows) for r in readings), spec.bad_fraction),
         *_empty_splits(list(places), kept),
         *check_labels(labels, label_sets),
@@ -123,7 +124,7 @@ def _survey(
         *(_one_sided(examples, labels) if fraction is not None and multilabel else ()),
     ]
     audit = Audit(
-        faults=worst_first(findings),
+        faults=worst_first(finding.about(modality) for finding in findings),
         quarantined=tuple(quarantined),
         images=dict(Counter(row.split for row in examples)),
         classes=classes_by_split(examples, labels),
@@ -191,6 +192,25 @@ def quarantine_findings(
         yield AuditFinding.of("undecodable", "error", message, items)
     else:
         yield AuditFinding.of("undecodable", "warning", f"{counted} and are left out", items)
+
+
+def encoding_findings(
+    readings: Sequence[Reading], scans: Sequence[Sequence[Scanned]]
+) -> Iterator[AuditFinding]:
+    """A note on texts whose encoding had to be assumed."""
+    assumed = [
+        row.uri
+        for reading, results in zip(readings, scans, strict=True)
+        for row, result in zip(reading.rows, results, strict=True)
+        if result.assumed
+    ]
+    if assumed:
+        yield AuditFinding.of(
+            "encoding",
+            "note",
+            f"{len(assumed)} texts are not UTF-8 and were read as Windows-1252",
+            assumed,
+        )
 
 
 def _empty_splits(splits: Sequence[Split], kept: Sequence[Example]) -> Iterator[AuditFinding]:

@@ -1,4 +1,4 @@
-"""A location → rows: one for each labelled image, wherever and however it is stored."""
+"""A location → rows: one for each labelled example, wherever and however it is stored."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from orchestrator.data.labels import LabelError, many_labels, normal_label, one_
 from orchestrator.data.tables import (
     INPUT_NAMES,
     LABEL_NAMES,
+    PATH_NAMES,
+    TEXT_NAMES,
     Cells,
     Table,
     find_column,
@@ -33,15 +35,16 @@ from orchestrator.data.tables import (
 from orchestrator.errors import DataError, listing
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.frozen import digest_of
+from orchestrator.spec.parts import TaskKind, is_multilabel, modality_of
 
-_FORMAT = 1  # of stored readings
+_FORMAT = 2  # of stored readings
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled image, not looked at yet.
+    """One labelled image or text, not looked at yet.
 
-    `blob` is its row in the reading's blob file, -1 for an image in a file of its own. `version`
+    `blob` is its row in the reading's blob file, -1 for one in a file of its own. `version`
     changes with the bytes; None when it has not been asked for yet.
     """
 
@@ -62,51 +65,51 @@ class Reading:
 
 
 def read_location(
-    location: str, spec: DataSpec, *, split: str, multilabel: bool, cache: Path
+    location: str, spec: DataSpec, *, split: str, task: TaskKind, cache: Path
 ) -> Reading:
     """The rows of `location`, of whichever kind it is.
 
-    Images that are bytes in a table are streamed into `cache` once, and found there again as long
-    as the table's size and modification time stay.
+    Images that are bytes in a table, and texts in its cells, are streamed into `cache` once, and
+    found there again as long as the table's size and modification time stay.
 
     Args:
         location: What the spec says for this split.
         spec: Gives the columns and the label separator.
         split: `train`, `validation` or `test`; chosen where a data set has several.
-        multilabel: Whether an image has any number of labels rather than one.
+        task: What is predicted.
         cache: Local folder that outlives the process.
 
     Raises:
-        DataError: There is nothing there, or it cannot be read as labelled images.
+        DataError: There is nothing there, or it cannot be read as labelled examples.
     """
     place = locations.normal_location(location)
     if not place.startswith("hub:") and locations.exists(place):
         if not locations.is_folder(place):
-            return _read_table(open_manifest(place), place, spec, multilabel, cache)
+            return _read_table(open_manifest(place), place, spec, task, cache)
         if is_saved_dataset(place):
             table = open_saved_dataset(place, split=split)
-            return _read_table(table, place, spec, multilabel, cache)
-        return _read_folder(place, multilabel)
+            return _read_table(table, place, spec, task, cache)
+        return _read_folder(place, task)
     if is_hub_id(place):
         table = open_hub_dataset(place, split=split, cache=cache)
-        return _read_table(table, place, spec, multilabel, cache)
+        return _read_table(table, place, spec, task, cache)
     raise DataError(
         f"data.{split}: {location} does not exist. Give a class-per-folder tree, a CSV, JSONL or "
         "Parquet manifest, a folder of save_to_disk, hub:OWNER/NAME, or a URI to one of these"
     )
 
 
-def _read_folder(folder: str, multilabel: bool) -> Reading:
-    if multilabel:
+def _read_folder(folder: str, task: TaskKind) -> Reading:
+    if is_multilabel(task):
         raise DataError(
-            f"{folder}: a folder gives an image one label. For task image-multilabel-"
-            "classification write a manifest: CSV with the columns path, labels"
+            f"{folder}: a folder gives an example one label. For task {task} write a manifest: "
+            "CSV with the columns path, labels"
         )
-    tree = read_tree(folder)
+    tree = read_tree(folder, modality_of(task))
     rows = tuple(
-        Row(file.uri, (normal_label(name),), version=file.version) for name, file in tree.images
+        Row(file.uri, (normal_label(name),), version=file.version) for name, file in tree.files
     )
-    spellings = _several_spellings((name, normal_label(name)) for name, _ in tree.images)
+    spellings = _several_spellings((name, normal_label(name)) for name, _ in tree.files)
     return Reading(folder, rows, findings=(*_tree_findings(folder, tree), *spellings))
 
 
@@ -137,17 +140,20 @@ def _tree_findings(folder: str, tree: Tree) -> Iterator[AuditFinding]:
 
 
 def _read_table(
-    table: Table, location: str, spec: DataSpec, multilabel: bool, cache: Path
+    table: Table, location: str, spec: DataSpec, task: TaskKind, cache: Path
 ) -> Reading:
-    image = find_column(table, location, role="input", wanted=spec.input_column, names=INPUT_NAMES)
+    of_text = modality_of(task) == "text"
+    names = TEXT_NAMES if of_text else INPUT_NAMES
+    column = find_column(table, location, role="input", wanted=spec.input_column, names=names)
     label = find_column(table, location, role="label", wanted=spec.label_column, names=LABEL_NAMES)
-    identity = [_FORMAT, location, table.version, image, label, spec.label_separator, multilabel]
+    identity = [_FORMAT, location, table.version, column, label, spec.label_separator, task]
     stored = cache / "readings" / f"{digest_of(identity)}.arrow"
     with contextlib.suppress(OSError, pa.ArrowException):
         return _stored_reading(stored, location)
-    builder = _RowBuilder(location, table.base, spec.label_separator, multilabel)
+    inline = of_text and column.casefold() not in PATH_NAMES
+    builder = _RowBuilder(location, table.base, spec.label_separator, task, inline=inline)
     with BlobWriter(cache / "blobs") as writer:
-        rows = tuple(builder.rows(table.rows(image, label), writer))
+        rows = tuple(builder.rows(table.rows(column, label), writer))
         builder.raise_faults()
         blobs = writer.close() if writer.count else None
     reading = Reading(location, rows, blobs, tuple(_several_spellings(builder.spellings)))
@@ -159,11 +165,14 @@ def _read_table(
 class _RowBuilder:
     """Turns cells into rows, and collects what is wrong with them, to tell it all at once."""
 
-    def __init__(self, location: str, base: str, separator: str, multilabel: bool) -> None:
+    def __init__(
+        self, location: str, base: str, separator: str, task: TaskKind, *, inline: bool
+    ) -> None:
         self._location = location
         self._base = base
         self._separator = separator
-        self._multilabel = multilabel
+        self._task = task
+        self._inline = inline
         self._faults: dict[str, list[int]] = defaultdict(list)
         self.spellings: set[tuple[str, str]] = set()
 
@@ -172,7 +181,7 @@ class _RowBuilder:
         for number, cells in enumerate(table):
             try:
                 labels = self._labels(cells.label)
-                data = _image_of(cells.image)
+                data = _text_of(cells.input) if self._inline else _content_of(cells.input)
             except LabelError as fault:
                 self._faults[str(fault)].append(number)
                 continue
@@ -194,7 +203,7 @@ class _RowBuilder:
             )
 
     def _labels(self, cell: object) -> tuple[str, ...]:
-        if self._multilabel:
+        if is_multilabel(self._task):
             return many_labels(cell, self._separator)
         label = one_label(cell)
         if isinstance(cell, str):
@@ -202,7 +211,18 @@ class _RowBuilder:
         return (label,)
 
 
-def _image_of(cell: object) -> bytes | str:
+def _text_of(cell: object) -> bytes:
+    """The text in a cell; an empty one is left to the scan, which counts it."""
+    if cell is None:
+        return b""
+    if isinstance(cell, bytes):
+        return cell
+    if not isinstance(cell, str):
+        raise LabelError(f"a {type(cell).__name__} where a text is expected")
+    return cell.encode("utf-8", "surrogatepass")
+
+
+def _content_of(cell: object) -> bytes | str:
     """Bytes or a path, from a plain cell or the `{bytes, path}` of `datasets`."""
     if isinstance(cell, dict):
         data, path = cell.get("bytes"), cell.get("path")
@@ -210,8 +230,8 @@ def _image_of(cell: object) -> bytes | str:
     if isinstance(cell, bytes) or (isinstance(cell, str) and cell):
         return cell
     if cell is None or cell == "":
-        raise LabelError("no image")
-    raise LabelError(f"a {type(cell).__name__} for an image, neither a path nor bytes")
+        raise LabelError("no input")
+    raise LabelError(f"a {type(cell).__name__} for an input, neither a path nor bytes")
 
 
 def _several_spellings(pairs: Iterable[tuple[str, str]]) -> Iterator[AuditFinding]:

@@ -1,4 +1,4 @@
-"""Every image decoded once, before any compute is spent: its content hash, or why it has none.
+"""Every image or text decoded once, before any compute: its content hash, or why it has none.
 
 What was learnt is kept by (location, file, size, modification time, decoder), so that a second
 start on unchanged data decodes nothing, and one on grown data decodes what is new.
@@ -23,21 +23,30 @@ from orchestrator.data import locations
 from orchestrator.data.blobs import Blobs, map_table, write_table
 from orchestrator.data.decoding import MAX_PIXELS, UndecodableImage, decode_rgb
 from orchestrator.data.reading import Reading, Row
+from orchestrator.data.texts import UnreadableText, decode_text, is_fallback, text_hash
 from orchestrator.errors import DataError
 from orchestrator.spec.frozen import digest_of
+from orchestrator.spec.parts import Modality
 
-Progress = Callable[[int, int], None]  # images done, images in all
+Progress = Callable[[int, int], None]  # examples done, examples in all
 
-_FORMAT = 1  # of stored scans
-_BLOCK = 256  # images between two calls of progress
+_FORMAT = 2  # of stored scans
+_BLOCK = 256  # examples between two calls of progress
 
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """What decoding an image gave: the hash of its pixels, or the reason why there are none."""
+    """What decoding an example gave.
+
+    Attributes:
+        content: The hash of its pixels or its text.
+        fault: The reason why there are none.
+        assumed: Whether a text's encoding had to be assumed.
+    """
 
     content: str = ""
     fault: str = ""
+    assumed: bool = False
 
 
 def pixel_hash(image: Image.Image) -> str:
@@ -52,22 +61,24 @@ def pixel_hash(image: Image.Image) -> str:
 def scan(
     readings: Sequence[Reading],
     *,
+    modality: Modality = "image",
     cache: Path,
     threads: int | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> list[list[Scanned]]:
-    """Decode every image of `readings` that is not known yet.
+    """Decode every example of `readings` that is not known yet.
 
     Interrupted, it keeps what it has done.
 
     Args:
         readings: The locations; one list of results comes back for each, in the order of its rows.
+        modality: What the examples are.
         cache: Local folder that outlives the process.
         threads: How many decode at once; Pillow decodes outside of Python's lock. As many as there
             are cores when not given.
         max_pixels: Above which an image counts as undecodable.
-        progress: Called with the number of images done and of all.
+        progress: Called with the number of examples done and of all.
     """
     total = sum(len(reading.rows) for reading in readings)
     done = 0
@@ -75,7 +86,7 @@ def scan(
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
         for reading in readings:
             scans: list[Scanned] = []
-            with closing(_scan_blocks(reading, pool, cache, max_pixels)) as blocks:
+            with closing(_scan_blocks(reading, pool, modality, cache, max_pixels)) as blocks:
                 for block in blocks:
                     scans += block
                     done += len(block)
@@ -86,11 +97,12 @@ def scan(
 
 
 def _scan_blocks(
-    reading: Reading, pool: ThreadPoolExecutor, cache: Path, max_pixels: int
+    reading: Reading, pool: ThreadPoolExecutor, modality: Modality, cache: Path, max_pixels: int
 ) -> Generator[list[Scanned], None, None]:
-    identity = [_FORMAT, reading.location, max_pixels, PIL.__version__, features.version("jpg")]
+    decoder = [max_pixels, PIL.__version__, features.version("jpg")]
+    identity = [_FORMAT, reading.location, modality, *(decoder if modality == "image" else ())]
     store = _ScanStore(cache / "scans" / f"{digest_of(identity)}.arrow")
-    scanner = _Scanner(reading, store, max_pixels)
+    scanner = _Scanner(reading, store, modality, max_pixels)
     try:
         for start in range(0, len(reading.rows), _BLOCK):
             rows = reading.rows[start : start + _BLOCK]
@@ -105,10 +117,13 @@ def _scan_blocks(
 class _Scanner:
     """Scans rows of one reading; used by several threads."""
 
-    def __init__(self, reading: Reading, store: _ScanStore, max_pixels: int) -> None:
+    def __init__(
+        self, reading: Reading, store: _ScanStore, modality: Modality, max_pixels: int
+    ) -> None:
         self._blobs = Blobs(reading.blobs) if reading.blobs is not None else None
         self._blobs_version = reading.blobs.stem if reading.blobs is not None else ""
         self._store = store
+        self._modality = modality
         self._max_pixels = max_pixels
 
     def known(self, row: Row) -> Scanned | None:
@@ -117,7 +132,7 @@ class _Scanner:
         return self._store.known.get((row.uri, version)) if version else None
 
     def scan(self, row: Row) -> Scanned:
-        """The content hash of `row`'s image. A file that cannot be read now is not remembered."""
+        """The content hash of `row`'s example. A file that cannot be read now is not remembered."""
         try:
             version = self._version(row)
             known = self._store.known.get((row.uri, version))
@@ -144,8 +159,11 @@ class _Scanner:
             local = not locations.is_uri(row.uri)
             data = Path(row.uri) if local else locations.read_bytes(row.uri)
         try:
+            if self._modality == "text":
+                raw = data.read_bytes() if isinstance(data, Path) else data
+                return Scanned(content=text_hash(decode_text(raw)), assumed=is_fallback(raw))
             return Scanned(content=pixel_hash(decode_rgb(data, max_pixels=self._max_pixels)))
-        except UndecodableImage as err:
+        except (UndecodableImage, UnreadableText) as err:
             return Scanned(fault=err.reason)
 
 
@@ -168,6 +186,7 @@ class _ScanStore:
                 "version": pa.array([version for _, version in merged], pa.large_string()),
                 "content": pa.array([s.content for s in merged.values()], pa.large_string()),
                 "fault": pa.array([s.fault for s in merged.values()], pa.large_string()),
+                "assumed": pa.array([s.assumed for s in merged.values()], pa.bool_()),
             }
         )
         write_table(self._path, table)
@@ -177,9 +196,9 @@ class _ScanStore:
             table = map_table(self._path)
         except (OSError, pa.ArrowException):  # none yet, or cut short by a crash: decode again
             return {}
-        names = ("uri", "version", "content", "fault")
+        names = ("uri", "version", "content", "fault", "assumed")
         columns: list[Any] = [table.column(name).to_pylist() for name in names]
         return {
-            (uri, version): Scanned(content, fault)
-            for uri, version, content, fault in zip(*columns, strict=True)
+            (uri, version): Scanned(content, fault, assumed)
+            for uri, version, content, fault, assumed in zip(*columns, strict=True)
         }

@@ -18,6 +18,7 @@ from orchestrator.data import locations
 from orchestrator.errors import DataError, listing
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
+_MOST_CELL = 1 << 30  # characters; Python's own limit of 131,072 refuses long documents
 _PARQUET_ROWS = 32  # rows with their image bytes that are in memory at once
 
 # Usual column names, best first.
@@ -39,6 +40,29 @@ INPUT_NAMES = (
     "bytes",
     "image_bytes",
 )
+TEXT_NAMES = (
+    "text",
+    "sentence",
+    "document",
+    "content",
+    "body",
+    "review",
+    "comment",
+    "article",
+    "message",
+    "title",
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "filepath",
+    "file_path",
+    "text_path",
+    "uri",
+    "url",
+)
+# Text columns of these names hold where a text lies; the others hold the text.
+PATH_NAMES = frozenset(TEXT_NAMES[TEXT_NAMES.index("path") :])
 LABEL_NAMES = (
     "label",
     "labels",
@@ -57,9 +81,9 @@ LABEL_NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """One row: the image as bytes, path or `{bytes, path}`, and the label or labels as written."""
+    """One row: the input as bytes, path, text or `{bytes, path}`, and the labels as written."""
 
-    image: object
+    input: object
     label: object
 
 
@@ -82,7 +106,7 @@ class Table(Protocol):
     def preferred(self) -> tuple[str | None, str | None]:
         """The input and label columns that the format itself marks as such."""
 
-    def rows(self, image: str, label: str) -> Iterator[Cells]:
+    def rows(self, source: str, label: str) -> Iterator[Cells]:
         """The cells of two columns, row by row."""
 
 
@@ -95,7 +119,7 @@ class Manifest(ABC):
     preferred: tuple[None, None] = (None, None)
 
     @abstractmethod
-    def rows(self, image: str, label: str) -> Iterator[Cells]:
+    def rows(self, source: str, label: str) -> Iterator[Cells]:
         """The cells of two columns, row by row."""
 
     @property
@@ -117,12 +141,14 @@ class DelimitedManifest(Manifest):
         """Read the header."""
         header = next((cells for _, cells in cls._lines(location)), None)
         if header is None:
-            raise DataError(f"{location}: the file is empty. Write a header row and a row an image")
+            raise DataError(
+                f"{location}: the file is empty. Write a header row and a row an example"
+            )
         return cls(location, tuple(name.strip() for name in header))
 
-    def rows(self, image: str, label: str) -> Iterator[Cells]:
+    def rows(self, source: str, label: str) -> Iterator[Cells]:
         """The cells of two columns, row by row; a row of another width is refused."""
-        at_image, at_label = self.columns.index(image), self.columns.index(label)
+        at_input, at_label = self.columns.index(source), self.columns.index(label)
         lines = self._lines(self.location)
         next(lines)
         for number, cells in lines:
@@ -131,13 +157,14 @@ class DelimitedManifest(Manifest):
                     f"{self.location}, line {number}: {len(cells)} cells where the header has "
                     f"{len(self.columns)}. Put cells that contain the delimiter in quotes"
                 )
-            yield Cells(cells[at_image].strip(), cells[at_label])
+            yield Cells(cells[at_input].strip(), cells[at_label])
 
     @staticmethod
     def _lines(location: str) -> Iterator[tuple[int, list[str]]]:
         """Line numbers and cells of the lines that are not blank, the header first."""
         with locations.open_binary(location) as file:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+            csv.field_size_limit(_MOST_CELL)
             try:
                 first = text.readline()
                 text.seek(0)
@@ -159,13 +186,13 @@ class JsonLinesManifest(Manifest):
         """Read the keys of the first object."""
         first = next(cls._objects(location), None)
         if first is None:
-            raise DataError(f"{location}: the file is empty. Write one JSON object an image")
+            raise DataError(f"{location}: the file is empty. Write one JSON object an example")
         return cls(location, tuple(first))
 
-    def rows(self, image: str, label: str) -> Iterator[Cells]:
+    def rows(self, source: str, label: str) -> Iterator[Cells]:
         """The values of two keys, line by line; an absent key is null."""
         for value in self._objects(self.location):
-            yield Cells(value.get(image), value.get(label))
+            yield Cells(value.get(source), value.get(label))
 
     @staticmethod
     def _objects(location: str) -> Iterator[dict[str, object]]:
@@ -187,14 +214,14 @@ class ParquetManifest(Manifest):
             except (pa.ArrowException, OSError) as err:
                 raise DataError(f"{location}: not readable as Parquet: {err}") from err
 
-    def rows(self, image: str, label: str) -> Iterator[Cells]:
+    def rows(self, source: str, label: str) -> Iterator[Cells]:
         """The cells of two columns, a few rows in memory at a time."""
         with locations.open_binary(self.location) as file:
-            source = pq.ParquetFile(file, pre_buffer=False)
-            batches = source.iter_batches(batch_size=_PARQUET_ROWS, columns=[image, label])
+            parquet = pq.ParquetFile(file, pre_buffer=False)
+            batches = parquet.iter_batches(batch_size=_PARQUET_ROWS, columns=[source, label])
             try:
                 for batch in batches:
-                    yield from arrow_cells(batch.column(image), batch.column(label))
+                    yield from arrow_cells(batch.column(source), batch.column(label))
             except (pa.ArrowException, OSError) as err:
                 raise DataError(f"{self.location}: damaged Parquet: {err}") from err
 
@@ -219,10 +246,10 @@ def open_manifest(location: str) -> Manifest:
             )
 
 
-def arrow_cells(images: object, labels: object) -> Iterator[Cells]:
+def arrow_cells(inputs: object, labels: object) -> Iterator[Cells]:
     """Rows of two Arrow columns of equal length, one Python value at a time."""
-    for image, label in zip(images, labels, strict=True):  # type: ignore[call-overload]
-        yield Cells(image.as_py(), label.as_py())
+    for cell, label in zip(inputs, labels, strict=True):  # type: ignore[call-overload]
+        yield Cells(cell.as_py(), label.as_py())
 
 
 def find_column(

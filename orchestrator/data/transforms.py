@@ -16,7 +16,7 @@ from PIL import Image
 
 from orchestrator.data.decoding import MAX_PIXELS, decode_rgb
 from orchestrator.spec.frozen import digest_of
-from orchestrator.spec.parts import InputContract
+from orchestrator.spec.parts import Contract, InputContract
 
 RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -95,8 +95,8 @@ def decode_side(contract: InputContract) -> int:
     return 2 * resized_side(contract)
 
 
-def transform_digest(contract: InputContract) -> str:
-    """Names what `eval_pixels_of` then `normalized` do; equal digests give equal values."""
+def transform_digest(contract: Contract) -> str:
+    """Names how inputs are prepared for evaluation; equal digests give equal values."""
     return digest_of({"transform": "eval", "version": _VERSION, "contract": contract.to_json()})
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from orchestrator.data.batches import VIEW_SEED, iterate_pixels
 from orchestrator.data.examples import Examples
-from orchestrator.data.transforms import dihedral, normalized, transform_digest
+from orchestrator.data.inputs import iterate_inputs
+from orchestrator.data.transforms import transform_digest
+from orchestrator.features.network_inputs import network_inputs
 from orchestrator.features.onnx_outputs import export, known_export
 from orchestrator.features.store import FeatureKey, Float32, Values, batched
 from orchestrator.models.backbone import Backbone, Output
 from orchestrator.models.placing import placed
-from orchestrator.spec.parts import BackboneSpec, InputContract
+from orchestrator.spec.parts import BackboneSpec, Contract, InputContract
 from orchestrator.spec.strategy import Augment, Pooling, StoredPrecision
 
 BATCH_SIZE = 32
@@ -28,7 +30,7 @@ EXPORT_PAYS_S = 10.0
 def feature_key(
     spec: BackboneSpec,
     weights_digest: str,
-    contract: InputContract,
+    contract: Contract,
     data_digest: str,
     *,
     output: Output,
@@ -41,7 +43,7 @@ def feature_key(
     Args:
         spec: The backbone.
         weights_digest: Of its weights.
-        contract: How images are prepared.
+        contract: How inputs are prepared.
         data_digest: Of the data set.
         output: Pooled features, which are always stored in fp32, or the cut of activations.
         view: Which of the fixed views.
@@ -72,7 +74,7 @@ def compute_outputs(
     rows: npt.NDArray[np.int64],
     wanted: Sequence[Output],
     *,
-    contract: InputContract,
+    contract: Contract,
     view: int = 0,
     augment: Augment = "none",
     device: torch.device,
@@ -86,7 +88,7 @@ def compute_outputs(
         examples: The whole data set.
         rows: Which examples, int64 [n].
         wanted: Poolings, or cuts.
-        contract: How images are prepared.
+        contract: How inputs are prepared.
         view: Which of the fixed views; without augmentation 0 is the image itself.
         augment: Of what the views are draws.
         device: Where the forward pass runs.
@@ -96,35 +98,33 @@ def compute_outputs(
             first batch that the process sees. None for torch alone.
 
     Yields:
-        For each batch in order, an array [n, *shape] for each of `wanted`; see `to_stored`.
+        For each batch in order, an array [n, *shape] for each of `wanted`.
     """
     placed(backbone.eval(), device)
     may_export = expected is not None and device.type == "cpu"
+    may_export = may_export and isinstance(contract, InputContract)
     exported = known_export(backbone, wanted) if may_export else None
-    forward: Callable[[Tensor], list[Tensor]] = exported or partial(backbone.outputs, wanted=wanted)
-    batches = iterate_pixels(
+    forward: Callable[[Any], list[Any]] = exported or partial(backbone.outputs, wanted=wanted)
+    batches = iterate_inputs(
         examples,
         batched(rows, BATCH_SIZE),
         contract=contract,
+        view=view,
         augment=augment,
-        seed=VIEW_SEED,
-        epoch=view,
         threads=threads,
     )
-    for number, (_, pixels) in enumerate(batches, start=1):
-        seen = dihedral(pixels, view) if augment == "none" else pixels
-        images = torch.from_numpy(normalized(seen, contract)).to(
-            device, memory_format=torch.channels_last
-        )
+    for number, (_, prepared) in enumerate(batches, start=1):
+        inputs = network_inputs(prepared, contract, device)
         started_s = time.monotonic()
         with torch.inference_mode():
-            found = forward(images)
+            found = forward(inputs)
         if number == 1 and may_export and exported is None:
-            image_s = (time.monotonic() - started_s) / len(images)
-            left = max(expected or 0, len(rows)) - len(images)
+            assert isinstance(inputs, Tensor)
+            image_s = (time.monotonic() - started_s) / len(inputs)
+            left = max(expected or 0, len(rows)) - len(inputs)
             if left * image_s > EXPORT_PAYS_S:
-                forward = export(backbone, wanted, images, found, threads=threads) or forward
-        yield [to_stored(backbone, values) for values in found]
+                forward = export(backbone, wanted, inputs, found, threads=threads) or forward
+        yield [backbone.to_stored(values) for values in found]
 
 
 def compute_features(
@@ -132,7 +132,7 @@ def compute_features(
     examples: Examples,
     rows: npt.NDArray[np.int64],
     *,
-    contract: InputContract,
+    contract: Contract,
     pooling: Pooling,
     view: int = 0,
     device: torch.device,
@@ -145,7 +145,7 @@ def compute_features(
         backbone: Put into eval mode and left there.
         examples: The whole data set.
         rows: Which examples, int64 [n].
-        contract: How images are prepared.
+        contract: How inputs are prepared.
         pooling: Which features.
         view: Which of the fixed views.
         device: Where the forward pass runs.
@@ -167,15 +167,3 @@ def compute_features(
         if on_images is not None:
             on_images(len(features))
     return np.concatenate(found)
-
-
-def to_stored(backbone: Backbone, values: Tensor) -> Values:
-    """An output as it is stored: maps channels last, as the convolutions left them in memory."""
-    laid_out = values.permute(0, 2, 3, 1) if backbone.is_map(values) else values
-    return laid_out.contiguous().cpu().numpy()
-
-
-def from_stored(backbone: Backbone, values: Values, device: torch.device) -> Tensor:
-    """Stored activations as the next stage takes them: float32, maps as [N, C, H, W]."""
-    tensor = torch.from_numpy(values).to(device, non_blocking=True).float()
-    return tensor.permute(0, 3, 1, 2) if backbone.is_map(tensor) else tensor

@@ -133,4 +133,5 @@ class _Outputs(nn.Module):
         self._backbone, self._wanted = backbone, list(wanted)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self._backbone.outputs(images, self._wanted))
+        outputs = self._backbone.outputs(images, self._wanted)
+        return tuple(output for output in outputs if isinstance(output, Tensor))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -13,9 +14,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.models.split import Split
-from orchestrator.spec.parts import BackboneSpec, InputContract
+from orchestrator.models.tokens import Hidden, Tokens
+from orchestrator.spec.parts import BackboneSpec, Contract
 
-Pooling = Literal["last", "multi-scale"]
+Pooling = Literal["last", "mean", "multi-scale"]
+
+# Prepared images [N, 3, H, W] or tokenized texts.
+Inputs = Tensor | Tokens
+Activations = Tensor | Hidden
 
 # An output of a forward pass: pooled features, or the activations after a stage.
 Output = Pooling | int
@@ -28,10 +34,10 @@ class Prefix:
     Attributes:
         activations: Output of stage `cut`.
         pooled: float32 `[N, 2 * sum(widths[1 : cut + 1])]`, the multi-scale columns of the stages
-            up to the cut; no columns for pooling `last`.
+            up to the cut; no columns for other poolings.
     """
 
-    activations: Tensor
+    activations: Activations
     pooled: Tensor
 
     def __len__(self) -> int:
@@ -39,9 +45,8 @@ class Prefix:
 
     def tensor_split(self, n_parts: int) -> tuple[Prefix, ...]:
         """As `Tensor.tensor_split`, of both."""
-        pairs = zip(
-            self.activations.tensor_split(n_parts), self.pooled.tensor_split(n_parts), strict=True
-        )
+        activations: tuple[Activations, ...] = self.activations.tensor_split(n_parts)
+        pairs = zip(activations, self.pooled.tensor_split(n_parts), strict=True)
         return tuple(Prefix(*pair) for pair in pairs)
 
 
@@ -57,7 +62,7 @@ class Backbone(nn.Module):
         n_stages: S.
         widths: Channels of the output of each stage 0 … S.
         cuts: Stages after which one tensor carries all that follows; every stage but for a pyramid.
-        input: How images must be prepared, at the size that this backbone was built for.
+        input: How inputs must be prepared, at the size that this backbone was built for.
         library_names: The library's name of each own parameter and buffer.
 
     Args:
@@ -68,7 +73,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, split: Split, *, spec: BackboneSpec, contract: InputContract, library: nn.Module
+        self, split: Split, *, spec: BackboneSpec, contract: Contract, library: nn.Module
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -100,7 +105,13 @@ class Backbone(nn.Module):
 
     def feature_width(self, pooling: Pooling = "last") -> int:
         """Columns of `features` under a pooling."""
-        return self._last_width if pooling == "last" else 2 * sum(self.widths[1:])
+        match pooling:
+            case "last":
+                return self._last_width
+            case "mean":
+                return self.widths[-1]
+            case "multi-scale":
+                return 2 * sum(self.widths[1:])
 
     def deepest_cut(self, n_trainable: int) -> int | None:
         """The last cut before the stages that train, or None if the stem trains as well.
@@ -111,69 +122,70 @@ class Backbone(nn.Module):
         below = [cut for cut in self.cuts if cut <= self.n_stages - n_trainable]
         return below[-1] if below else None
 
-    def features(self, images: Tensor, pooling: Pooling = "last") -> Tensor:
-        """Pooled features of prepared images.
+    def features(self, inputs: Inputs, pooling: Pooling = "last") -> Tensor:
+        """Pooled features of prepared inputs.
 
-        `last` is what the library's own classifier sees; `multi-scale` is mean and max over the
-        positions (patch tokens of a transformer) of every stage 1 … S, in a row.
+        `last` is what the library's own classifier sees, of a text the first token's state; `mean`
+        is the mean over the positions (tokens, patch tokens) of the last stage; `multi-scale` is
+        mean and max over the positions of every stage 1 … S, in a row.
 
         Args:
-            images: `[N, 3, H, W]`, prepared as `input` says.
+            inputs: Prepared as `input` says.
             pooling: Which features.
 
         Returns:
             float32 `[N, feature_width(pooling)]`.
         """
-        return self._features(images, first=0, pooling=pooling, pooled=[])
+        return self._features(inputs, first=0, pooling=pooling, pooled=[])
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """`features` under pooling `last`."""
-        return self.features(images)
+        return self.features(inputs)
 
-    def forward_prefix(self, images: Tensor, cut: int) -> Tensor:
-        """The output of stage `cut`, from images `[N, 3, H, W]`."""
-        return self.prefix(images, cut).activations
+    def forward_prefix(self, inputs: Inputs, cut: int) -> Activations:
+        """The output of stage `cut`."""
+        return self.prefix(inputs, cut).activations
 
-    def prefix(self, images: Tensor, cut: int, pooling: Pooling = "last") -> Prefix:
+    def prefix(self, inputs: Inputs, cut: int, pooling: Pooling = "last") -> Prefix:
         """Runs stages 0 … `cut`; with pooling `multi-scale`, pools them on the way.
 
         Args:
-            images: `[N, 3, H, W]`.
+            inputs: Prepared as `input` says.
             cut: One of `cuts`.
             pooling: What `features_from` will be asked for.
         """
         self._assert_cut(cut)
-        x: Any = images
+        x: Any = inputs
         pooled: list[Tensor] = []
         for stage in range(cut + 1):
             x = self.stages[stage](x)
             if pooling == "multi-scale" and stage > 0:
                 pooled.append(self._pool_stage(x))
-        empty = torch.zeros(len(images), 0, device=images.device)
+        empty = torch.zeros(len(inputs), 0, device=inputs.device)
         return Prefix(x, torch.cat(pooled, dim=1) if pooled else empty)
 
-    def forward_suffix(self, activations: Tensor, cut: int) -> Tensor:
+    def forward_suffix(self, activations: Activations, cut: int) -> Activations:
         """The output of the last stage, from the output of stage `cut`."""
         self._assert_cut(cut)
         x: Any = activations
         for stage in range(cut + 1, self.n_stages + 1):
             x = self.stages[stage](x)
-        last: Tensor = x
+        last: Activations = x
         return last
 
-    def outputs(self, images: Tensor, wanted: Sequence[Output]) -> list[Tensor]:
+    def outputs(self, inputs: Inputs, wanted: Sequence[Output]) -> list[Activations]:
         """Several outputs of one forward pass, which goes no further than they need.
 
         Args:
-            images: `[N, 3, H, W]`.
+            inputs: Prepared as `input` says.
             wanted: Poolings, or cuts whose activations are wanted.
 
         Returns:
             For each: features float32 `[N, D]`, or the activations after that stage.
         """
         last = self.n_stages if set(wanted) - set(self.cuts) else max(map(int, wanted))
-        x: Any = images
-        found: dict[Output, Tensor] = {}
+        x: Any = inputs
+        found: dict[Output, Activations] = {}
         pooled: list[Tensor] = []
         for stage in range(last + 1):
             x = self.stages[stage](x)
@@ -186,6 +198,8 @@ class Backbone(nn.Module):
             found["multi-scale"] = torch.cat(pooled, dim=1)
         if "last" in wanted:
             found["last"] = self.pooled(x)
+        if "mean" in wanted:
+            found["mean"] = self.pooled(x, "mean")
         return [found[output] for output in wanted]
 
     def n_pooled(self, cut: int, pooling: Pooling) -> int:
@@ -213,18 +227,31 @@ class Backbone(nn.Module):
             counts.append(counter.get_total_flops())
         return float(sum(counts[: cut + 1]) / max(1, sum(counts)))
 
-    def is_map(self, activations: Tensor) -> bool:
+    def is_map(self, activations: Any) -> bool:
         """Whether activations are `[N, C, H, W]`, rather than tokens or channels last."""
-        return activations.ndim == 4 and not self._channels_last
+        return bool(activations.ndim == 4) and not self._channels_last
 
-    def pooled(self, activations: Tensor) -> Tensor:
-        """Features `last`, float32 `[N, D]`, from the output of the last stage."""
+    def pooled(self, activations: Any, pooling: Literal["last", "mean"] = "last") -> Tensor:
+        """Features float32 `[N, D]` from the output of the last stage alone."""
+        if pooling == "mean":
+            return self._pool_stage(activations)[:, : self.widths[-1]]
         features: Tensor = self.closing(activations)
         return features.float()
 
+    def to_stored(self, values: Any) -> npt.NDArray[Any]:
+        """An output as it is stored: maps channels last, as convolutions leave them in memory."""
+        laid_out = values.permute(0, 2, 3, 1) if self.is_map(values) else values
+        found: npt.NDArray[Any] = laid_out.contiguous().cpu().numpy()
+        return found
+
+    def from_stored(self, values: npt.NDArray[Any], device: torch.device) -> Activations:
+        """Stored activations as the next stage takes them: float32, maps as [N, C, H, W]."""
+        tensor = torch.from_numpy(values).to(device, non_blocking=True).float()
+        return tensor.permute(0, 3, 1, 2) if self.is_map(tensor) else tensor
+
     def features_from(
         self,
-        activations: Tensor,
+        activations: Activations,
         cut: int,
         pooling: Pooling = "last",
         earlier: Tensor | None = None,
@@ -269,16 +296,23 @@ class Backbone(nn.Module):
             x = self.stages[stage](x)
             if pooling == "multi-scale" and stage > 0:
                 pooled.append(self._pool_stage(x))
-        return torch.cat(pooled, dim=1) if pooling == "multi-scale" else self.pooled(x)
+        return torch.cat(pooled, dim=1) if pooling == "multi-scale" else self.pooled(x, pooling)
 
-    def _pool_stage(self, output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    def _pool_stage(self, output: Any) -> Tensor:
         """Mean and max over the positions of a stage's output: float32 `[N, 2 C]`."""
+        x, mask = self._positions(output)
+        if mask is None:
+            return torch.cat([x.mean(1), x.amax(1)], dim=1)
+        present = mask[..., None]
+        mean = torch.where(present, x, 0).sum(1) / present.sum(1).clamp(min=1)
+        return torch.cat([mean, torch.where(present, x, -torch.inf).amax(1)], dim=1)
+
+    def _positions(self, output: Any) -> tuple[Tensor, Tensor | None]:
+        """A stage's output as float32 `[N, P, C]`, and which positions count, if not all."""
         x = (output if isinstance(output, Tensor) else output[-1]).float()
         if x.ndim == 3:
-            x = x[:, self._n_prefix_tokens :]
-        else:
-            x = x.flatten(1, 2) if self._channels_last else x.flatten(2).transpose(1, 2)
-        return torch.cat([x.mean(1), x.amax(1)], dim=1)
+            return x[:, self._n_prefix_tokens :], None
+        return x.flatten(1, 2) if self._channels_last else x.flatten(2).transpose(1, 2), None
 
     def _assert_cut(self, cut: int) -> None:
         assert cut in self.cuts, f"{self.spec.name} has no cut at {cut}, only at {self.cuts}"

@@ -1,20 +1,21 @@
-"""The Classifier: a Backbone and a Head as one module, from images to logits."""
+"""The Classifier: a Backbone and a Head as one module, from inputs to logits."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from orchestrator.models.backbone import Backbone, Prefix
+from orchestrator.models.backbone import Backbone, Inputs, Prefix
 from orchestrator.models.head import Head, build_head
 from orchestrator.spec.strategy import StrategyParams
 
 
 class Classifier(nn.Module):
-    """Images float [N, 3, S, S] to logits [N, C]; tensors are named `backbone.…` and `head.…`.
+    """Prepared inputs to logits [N, C]; tensors are named `backbone.…` and `head.…`.
 
     In eval mode the logits are the mean over the first `predict_views` views of an image, so that
-    validation, test and serving all answer alike; in train mode an image is seen as it comes.
+    validation, test and serving all answer alike; in train mode an image is seen as it comes. The
+    views of a text are other tokens: whoever prepares them averages their logits.
 
     Args:
         backbone: Its own modules, changed by training.
@@ -29,24 +30,24 @@ class Classifier(nn.Module):
         self.pooling = params.pooling
         self.predict_views = params.predict_views
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of images."""
-        if self.training or self.predict_views == 1:
-            return self._of_one_view(images)
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Logits of inputs."""
+        if self.training or self.predict_views == 1 or not isinstance(inputs, Tensor):
+            return self._of_one_view(inputs)
         return mean_logits(
-            [self._of_one_view(turned(images, view)) for view in range(self.predict_views)]
+            [self._of_one_view(turned(inputs, view)) for view in range(self.predict_views)]
         )
 
     def forward_from(self, prefix: Prefix, cut: int) -> Tensor:
-        """Logits [N, C] of one view of images, from what stages 0 … `cut` made of it."""
+        """Logits [N, C] of one view of inputs, from what stages 0 … `cut` made of it."""
         features = self.backbone.features_from(
             prefix.activations, cut, self.pooling, earlier=prefix.pooled
         )
         logits: Tensor = self.head(features)
         return logits
 
-    def _of_one_view(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.backbone.features(images, pooling=self.pooling))
+    def _of_one_view(self, inputs: Inputs) -> Tensor:
+        logits: Tensor = self.head(self.backbone.features(inputs, pooling=self.pooling))
         return logits
 
 

@@ -16,7 +16,7 @@ from orchestrator.models.pyramid import PyramidResNet, split_pyramid
 from orchestrator.models.split import Split
 from orchestrator.models.timm_families import split_timm
 from orchestrator.models.torchvision_families import split_torchvision
-from orchestrator.spec.backbone_table import Library, library_of
+from orchestrator.spec.backbone_table import ImageLibrary, library_of
 
 
 def library_model(name: str, *, seed: int) -> nn.Module:
@@ -33,7 +33,7 @@ def library_model(name: str, *, seed: int) -> nn.Module:
         return _create(name, library_of(name))
 
 
-def _create(name: str, library: Library) -> nn.Module:
+def _create(name: str, library: ImageLibrary) -> nn.Module:
     model: Any
     match library:
         case "timm":
@@ -46,7 +46,7 @@ def _create(name: str, library: Library) -> nn.Module:
     return model
 
 
-def split_model(model: nn.Module, library: Library) -> Split:
+def split_model(model: nn.Module, library: ImageLibrary) -> Split:
     """Takes a library's model apart, sharing its tensors.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Gallery: the examples that the winner got most wrong, each with its picture."""
+"""Gallery: the examples that the winner got most wrong, each with its picture or text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from orchestrator.report.markup import Safe, el
 from orchestrator.report.predictions import Predictions
 from orchestrator.report.wording import percent, plural
 
-Thumbnail = Callable[[str, int], bytes | None]
+Preview = Callable[[str, int], bytes | str | None]
 
 MOST_SHOWN = 24
 MOST_PICTURE_BYTES = 1_500_000  # over all pictures, so that the page stays small
+MOST_CHARACTERS = 400  # of a text
 SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 
 
@@ -72,7 +73,7 @@ def _multi_label(given: Predictions) -> list[Mistake]:
     return found
 
 
-def gallery(predictions: Predictions, thumbnail: Thumbnail | None) -> Safe:
+def gallery(predictions: Predictions, preview: Preview | None) -> Safe:
     """The figure, or a sentence where nothing is wrong."""
     shown, n_wrong = mistakes(predictions)
     where = f"{plural(len(predictions), 'example')} of the {predictions.split} split"
@@ -80,7 +81,7 @@ def gallery(predictions: Predictions, thumbnail: Thumbnail | None) -> Safe:
         return el("p", f"Not one of {where} is answered wrongly.", class_="empty")
     cards, spent = [], 0
     for mistake in shown:
-        picture = _picture(predictions.split, mistake.example, thumbnail)
+        picture = _picture(predictions.split, mistake.example, preview)
         spent += len(picture or b"")
         cards.append(_card(mistake, picture if spent <= MOST_PICTURE_BYTES else None))
     n_shown = f"The {len(shown)} of them" if n_wrong > len(shown) else "Those"
@@ -95,19 +96,22 @@ def gallery(predictions: Predictions, thumbnail: Thumbnail | None) -> Safe:
     )
 
 
-def _picture(split: str, example: int, thumbnail: Thumbnail | None) -> bytes | None:
-    if thumbnail is None:
+def _picture(split: str, example: int, preview: Preview | None) -> bytes | str | None:
+    if preview is None:
         return None
     try:
-        return thumbnail(split, example)
+        return preview(split, example)
     except (OSError, OrchestratorError):  # an image that moved since: the card says so
         return None
 
 
-def _card(mistake: Mistake, picture: bytes | None) -> Safe:
-    kind = next((k for sign, k in SIGNATURES.items() if picture and picture.startswith(sign)), None)
-    if picture and kind:
-        encoded = base64.b64encode(picture).decode()
+def _card(mistake: Mistake, picture: bytes | str | None) -> Safe:
+    image = picture if isinstance(picture, bytes) else b""
+    kind = next((k for sign, k in SIGNATURES.items() if image.startswith(sign)), None)
+    if isinstance(picture, str):
+        shown = el("blockquote", _beginning(picture), class_="excerpt")
+    elif kind:
+        encoded = base64.b64encode(image).decode()
         shown = el(
             "img",
             src=f"data:{kind};base64,{encoded}",
@@ -134,3 +138,9 @@ def _card(mistake: Mistake, picture: bytes | None) -> Safe:
 def _tail(uri: str, most: int = 24) -> str:
     """The end of a location, which is what tells one example from another."""
     return uri if len(uri) <= most else f"…{uri[1 - most :]}"
+
+
+def _beginning(text: str) -> str:
+    """How a text begins, its white space evened out."""
+    even = " ".join(text[: 4 * MOST_CHARACTERS].split())
+    return even if len(even) <= MOST_CHARACTERS else f"{even[: MOST_CHARACTERS - 1]}…"

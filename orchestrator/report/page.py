@@ -12,7 +12,7 @@ from pathlib import Path
 from orchestrator.report.comparison import Comparison, compare
 from orchestrator.report.data_sheet import data_sheet
 from orchestrator.report.figures import section
-from orchestrator.report.gallery import Thumbnail
+from orchestrator.report.gallery import Preview
 from orchestrator.report.headline import headline
 from orchestrator.report.hints import hints
 from orchestrator.report.leaderboard import leaderboard
@@ -39,13 +39,13 @@ ANCHORS = {
 }
 
 
-def write_report(sweep_dir: Path, *, thumbnail: Thumbnail | None = None) -> Path:
+def write_report(sweep_dir: Path, *, preview: Preview | None = None) -> Path:
     """Write `report.html` into a sweep's folder, whole or not at all.
 
     Args:
         sweep_dir: The folder, local.
-        thumbnail: From a split's name and an example's row to JPEG or PNG bytes, or None where
-            there is no picture. Without it the page has no pictures.
+        preview: From a split's name and an example's row to JPEG or PNG bytes, to a text, or None
+            where there is neither. Without it the page shows no examples.
 
     Returns:
         The file.
@@ -53,7 +53,7 @@ def write_report(sweep_dir: Path, *, thumbnail: Thumbnail | None = None) -> Path
     Raises:
         SpecError: The folder is no sweep's.
     """
-    page = render(read_sweep(sweep_dir), thumbnail=thumbnail)
+    page = render(read_sweep(sweep_dir), preview=preview)
     target = sweep_dir / "report.html"
     handle, name = tempfile.mkstemp(dir=sweep_dir, prefix=".report-", suffix=".html")
     temporary = Path(name)
@@ -69,14 +69,14 @@ def write_report(sweep_dir: Path, *, thumbnail: Thumbnail | None = None) -> Path
     return target
 
 
-def render(view: SweepView, *, thumbnail: Thumbnail | None = None) -> str:
+def render(view: SweepView, *, preview: Preview | None = None) -> str:
     """The page's HTML."""
     style, script = _asset("style.css"), _asset("script.js")
     body = el(
         "body",
         el("a", "Skip to the leaderboard", href="#leaderboard", class_="skip"),
         _navigation(view),
-        el("main", *_sections(view, compare(view), thumbnail)),
+        el("main", *_sections(view, compare(view), preview)),
         el("div", id="tip", role="status", hidden="hidden"),
         el("script", Safe(script)),
     )
@@ -111,7 +111,7 @@ def _navigation(view: SweepView) -> Safe:
     )
 
 
-def _sections(view: SweepView, comparison: Comparison, thumbnail: Thumbnail | None) -> list[Safe]:
+def _sections(view: SweepView, comparison: Comparison, preview: Preview | None) -> list[Safe]:
     metric = view.objective.metric
     direction = "higher" if view.objective.mode == "max" else "lower"
     return [
@@ -132,7 +132,7 @@ def _sections(view: SweepView, comparison: Comparison, thumbnail: Thumbnail | No
         ),
         section("cost", "Score against cost", pareto(view), strategy_strip(view)),
         section("learning", "Learning", learning_curves(view)),
-        section("winner", "The winner", *winner_sheet(view, thumbnail)),
+        section("winner", "The winner", *winner_sheet(view, preview)),
         section("data", "Data", *data_sheet(view)),
         section("provenance", "How it was run", *provenance(view)),
     ]

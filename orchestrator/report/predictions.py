@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from orchestrator.errors import IntegrityError
-from orchestrator.spec.parts import TaskSpec
+from orchestrator.spec.parts import TaskSpec, is_multilabel
 from orchestrator.tasks.metrics import Floats, Ints
 
 
@@ -77,7 +77,7 @@ def _truth(column: Any, *, task: TaskSpec, name: str) -> Ints:
     flat = [c for classes in chosen for c in classes]
     if any(not 0 <= c < len(task.labels) for c in flat):
         raise IntegrityError(f"{name} has a class number outside 0–{len(task.labels) - 1}.")
-    if task.kind == "image-multilabel-classification":
+    if is_multilabel(task.kind):
         truth = np.zeros((len(chosen), len(task.labels)), np.int64)
         for row, classes in enumerate(chosen):
             truth[row, classes] = 1

@@ -9,18 +9,19 @@ import numpy as np
 
 from orchestrator.report.confusion import confusion_table
 from orchestrator.report.figures import figure, scrolling
-from orchestrator.report.gallery import Thumbnail, gallery
+from orchestrator.report.gallery import Preview, gallery
 from orchestrator.report.learning_curves import winner_curves
 from orchestrator.report.markup import Safe, el
 from orchestrator.report.predictions import Predictions
 from orchestrator.report.reliability import reliability
 from orchestrator.report.sweep_view import SweepView, TrialView
 from orchestrator.report.wording import MISSING, number, parameters, score, value
+from orchestrator.spec.parts import Contract, TextContract
 from orchestrator.spec.record import PhaseRow, Record
 from orchestrator.tasks.task import build_task
 
 
-def winner_sheet(view: SweepView, thumbnail: Thumbnail | None) -> list[Safe]:
+def winner_sheet(view: SweepView, preview: Preview | None) -> list[Safe]:
     """The parts of the winner's section."""
     winner = view.winner
     if winner is None:
@@ -31,7 +32,7 @@ def winner_sheet(view: SweepView, thumbnail: Thumbnail | None) -> list[Safe]:
     if view.predictions is None:
         words = "The winner left no readable predictions, so its mistakes cannot be shown."
         return [*parts, el("p", words, class_="empty")]
-    return [*parts, *_behaviour(view.predictions, thumbnail)]
+    return [*parts, *_behaviour(view.predictions, preview)]
 
 
 def _phases(record: Record) -> Safe:
@@ -95,15 +96,20 @@ def _params(winner: TrialView, record: Record) -> Safe:
         )
         for name in names
     ]
-    contract = record.experiment.input
-    note = (
-        f"Searched values first, in bold. Input: {contract.size} × {contract.size} pixels, "
-        f"{contract.interpolation}, the centre {contract.crop_fraction:g} of the shorter side."
-    )
+    note = f"Searched values first, in bold. Input: {_input_text(record.experiment.input)}."
     return figure("Its parameters", el("dl", *items, class_="params"), note=note, class_="wide")
 
 
-def _behaviour(predictions: Predictions, thumbnail: Thumbnail | None) -> list[Safe]:
+def _input_text(contract: Contract) -> str:
+    if isinstance(contract, TextContract):
+        return f"the first {contract.size} tokens"
+    return (
+        f"{contract.size} × {contract.size} pixels, {contract.interpolation}, the centre "
+        f"{contract.crop_fraction:g} of the shorter side"
+    )
+
+
+def _behaviour(predictions: Predictions, preview: Preview | None) -> list[Safe]:
     details = build_task(predictions.task).details(predictions.probs, predictions.truth)
     split, labels = predictions.split, predictions.task.labels
     calibration = reliability(
@@ -118,7 +124,7 @@ def _behaviour(predictions: Predictions, thumbnail: Thumbnail | None) -> list[Sa
     return [
         el("div", matrix, calibration, class_="pairs"),
         per_class,
-        gallery(predictions, thumbnail),
+        gallery(predictions, preview),
     ]
 
 

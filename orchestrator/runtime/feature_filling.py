@@ -16,7 +16,7 @@ from orchestrator.features.filling import compute_outputs, feature_key, search_r
 from orchestrator.features.store import FeatureKey, FeatureStore
 from orchestrator.models.backbone import Output
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
-from orchestrator.spec.parts import BackboneSpec, InputContract
+from orchestrator.spec.parts import BackboneSpec, Contract, size_text
 from orchestrator.spec.strategy import Augment, StoredPrecision
 
 
@@ -26,7 +26,7 @@ class Pass:
 
     backbone: BackboneSpec
     weights_digest: str
-    input: InputContract
+    input: Contract
     view: int
     augment: Augment = "none"
 
@@ -64,7 +64,7 @@ class FeatureNeed:
         )
         view, augment = self.source.view, self.source.augment
         seen = f", {augment} draw {view}" if augment != "none" else f", view {view}" if view else ""
-        return f"{self.source.backbone.name} {what} at {self.source.input.size} px{seen}"
+        return f"{self.source.backbone.name} {what} at {size_text(self.source.input)}{seen}"
 
 
 def fill_features(
@@ -146,7 +146,7 @@ def is_stored(store: FeatureStore, key: FeatureKey) -> bool:
 
 
 def _label(source: Pass) -> str:
-    return f"forward passes of {source.backbone.name} at {source.input.size} px"
+    return f"forward passes of {source.backbone.name} at {size_text(source.input)}"
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _fill_part(needs: tuple[FeatureNeed, ...], part: range, work: _Work) -> None
     source = needs[0].source
     backbone = pristine_backbone(
         source.backbone,
-        image_size=source.input.size,
+        size=source.input.size,
         expected_digest=source.weights_digest,
         seed=0,
     )

@@ -21,13 +21,13 @@ def open_examples(folder: Path) -> Examples:
 
 
 def pristine_backbone(
-    spec: BackboneSpec, *, image_size: int, expected_digest: str, seed: int
+    spec: BackboneSpec, *, size: int, expected_digest: str, seed: int
 ) -> Backbone:
     """A backbone with its initial weights that nobody may change; the last one is kept.
 
     Args:
         spec: Name and weights.
-        image_size: Pixels a side.
+        size: Of the input: pixels a side, or tokens.
         expected_digest: The weights digest that the plan found; `none` when `seed` decides.
         seed: Of the weights of a backbone from scratch; others are initialised from 0.
 
@@ -35,7 +35,7 @@ def pristine_backbone(
         IntegrityError: The weights are not those that were planned with.
     """
     from_scratch = expected_digest == "none"
-    backbone, digest = _built(spec, image_size, seed if from_scratch else 0)
+    backbone, digest = _built(spec, size, seed if from_scratch else 0)
     if not from_scratch and digest != expected_digest:
         raise IntegrityError(
             f"the weights of {spec.name} ({spec.weights}) have changed since the sweep was "
@@ -44,9 +44,9 @@ def pristine_backbone(
     return backbone
 
 
-def initial_weights_digest(spec: BackboneSpec, *, image_size: int) -> str:
+def initial_weights_digest(spec: BackboneSpec, *, size: int) -> str:
     """The digest of the weights that `spec` names now; random ones are those of seed 0."""
-    return _built(spec, image_size, 0)[1]
+    return _built(spec, size, 0)[1]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class CutFacts:
 
     Attributes:
         cut: The stage after which stored activations enter.
-        shape: Of one image's activations.
+        shape: Of one input's activations.
         share: Of the multiply-adds of a forward pass that come before the cut.
     """
 
@@ -65,9 +65,9 @@ class CutFacts:
 
 
 @lru_cache(maxsize=256)
-def cut_facts(name: str, image_size: int, n_trainable: int) -> CutFacts | None:
+def cut_facts(spec: BackboneSpec, size: int, n_trainable: int) -> CutFacts | None:
     """The deepest cut below the last `n_trainable` stages, or None if the stem trains as well."""
-    backbone = _random_backbone(name, image_size)
+    backbone = _random_backbone(spec, size)
     cut = backbone.deepest_cut(n_trainable)
     if cut is None:
         return None
@@ -75,11 +75,11 @@ def cut_facts(name: str, image_size: int, n_trainable: int) -> CutFacts | None:
 
 
 @lru_cache(maxsize=1)
-def _random_backbone(name: str, image_size: int) -> Backbone:
-    return build_backbone(BackboneSpec(name=name, weights="none"), image_size=image_size)
+def _random_backbone(spec: BackboneSpec, size: int) -> Backbone:
+    return build_backbone(spec.model_copy(update={"weights": "none"}), size=size)
 
 
 @lru_cache(maxsize=1)
-def _built(spec: BackboneSpec, image_size: int, seed: int) -> tuple[Backbone, str]:
-    backbone = build_backbone(spec, image_size=image_size, seed=seed)
+def _built(spec: BackboneSpec, size: int, seed: int) -> tuple[Backbone, str]:
+    backbone = build_backbone(spec, size=size, seed=seed)
     return backbone, tensors_digest(backbone)

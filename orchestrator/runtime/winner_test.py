@@ -55,7 +55,7 @@ def winner_network(folder: SweepFolder, record: Record) -> Network:
     experiment = record.experiment
     backbone = pristine_backbone(
         experiment.backbone,
-        image_size=experiment.input.size,
+        size=experiment.input.size,
         expected_digest=experiment.weights_digest,
         seed=experiment.strategy.seed,
     )

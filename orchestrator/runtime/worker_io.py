@@ -77,7 +77,7 @@ class WorkerIO:
         """The pristine backbone itself, which nobody may change; errors as in `backbone`."""
         return pristine_backbone(
             self._experiment.backbone,
-            image_size=self._experiment.input.size,
+            size=self._experiment.input.size,
             expected_digest=self._experiment.weights_digest,
             seed=self._experiment.strategy.seed,
         )

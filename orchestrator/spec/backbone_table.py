@@ -15,9 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.spec.parts import InputContract
+from orchestrator.spec.parts import Contract, InputContract
 
-Library = Literal["timm", "torchvision", "orchestrator"]
+ImageLibrary = Literal["timm", "torchvision", "orchestrator"]
+Library = ImageLibrary | Literal["transformers"]
 
 TABLE_PATH = Path(__file__).with_suffix(".json")
 
@@ -53,7 +54,7 @@ class BackboneFacts:
         n_stages: S, the stem not counted.
         feature_width: Columns of the features that `pooling: last` gives.
         multi_scale_width: Columns of the features that `pooling: multi-scale` gives.
-        input: How images must be prepared, at the native size.
+        input: How images or texts must be prepared, at the native size.
         n_parameters: Of the backbone, without any classifier.
         best_for: A few words for the recommended ones, else empty.
     """
@@ -64,7 +65,7 @@ class BackboneFacts:
     feature_width: int
     multi_scale_width: int
     n_parameters: int
-    input: InputContract
+    input: Contract
     best_for: str = ""
 
 
@@ -100,7 +101,12 @@ def backbone_names() -> tuple[str, ...]:
     return tuple(_table()["backbones"])
 
 
-def library_of(name: str) -> Library:
+def is_image_backbone(name: str) -> bool:
+    """Whether a name is in the table."""
+    return name in _table()["backbones"]
+
+
+def library_of(name: str) -> ImageLibrary:
     """Which library a name belongs to; a name in no table counts as timm's."""
     if name.startswith("torchvision/"):
         return "torchvision"

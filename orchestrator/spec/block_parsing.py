@@ -6,21 +6,23 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.errors import Fault, SpecError, listing, nearest, shown
-from orchestrator.spec.backbone_table import backbone_names, facts_for
+from orchestrator.errors import Fault, SpecError, WeightsError, listing, nearest, shown
+from orchestrator.spec.backbone_table import backbone_names, is_image_backbone
+from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.fault_messages import as_faults, sentence, validated
 from orchestrator.spec.locations import absolute
-from orchestrator.spec.parts import BackboneSpec
+from orchestrator.spec.parts import BackboneSpec, Modality
 from orchestrator.spec.search_space import Block, Choice, Constant, Dimension, Range, is_number
-from orchestrator.spec.strategy import STRATEGIES, StrategyParams
+from orchestrator.spec.strategy import ONLY_FOR, STRATEGIES, StrategyParams, with_defaults
+from orchestrator.spec.text_encoders import HUB_ID, is_encoder_folder
 
 RANGE_KINDS = ("log", "uniform", "int")
 MOST = 1e300  # no bound of a range is larger; infinities are not
@@ -30,18 +32,33 @@ FORMS = "a value, a list, {choice: […]}, {log: [a, b]}, {uniform: [a, b]} or {
 TOGETHER = (("accumulate", "batch_size"), ("stage_decay", "thirds"))
 
 
-def common_parameters() -> set[str]:
-    """Every parameter that some strategy has, the ones `defaults` may set."""
-    return {name for cls in STRATEGIES.values() for name in _parameters(cls)}
+def common_parameters(modality: Modality) -> set[str]:
+    """Every parameter that some strategy has for a kind of input, the ones `defaults` may set."""
+    return {name for cls in STRATEGIES.values() for name in _parameters(cls, modality)}
+
+
+def no_such_parameter(name: object, allowed: Collection[str], modality: Modality) -> str:
+    """Why `name` is refused, to follow the name of a strategy."""
+    owner = ONLY_FOR.get(str(name), modality)
+    if owner != modality:
+        return f"has it for {modality} tasks: {name} is for {owner} tasks. Leave it out"
+    return f"has this parameter.{nearest(name, allowed)}"
 
 
 def parse_block(
-    raw: Any, *, defaults: Mapping[str, Any], key: str, base: Path, faults: list[Fault]
+    raw: Any,
+    *,
+    modality: Modality,
+    defaults: Mapping[str, Any],
+    key: str,
+    base: Path,
+    faults: list[Fault],
 ) -> Block | None:
     """The block that `raw` describes, or None with what is wrong added to `faults`.
 
     Args:
         raw: What stands under `search`.
+        modality: What the task's inputs are.
         defaults: The spec's `defaults`: parameters of every block that has them.
         key: Where it stands, for messages.
         base: The folder that weights paths are relative to.
@@ -59,17 +76,18 @@ def parse_block(
         faults.append(Fault(f"{key}.strategy", f"{told} {listing(STRATEGIES)}.{hint}"))
         return None
     cls, before = STRATEGIES[name], len(faults)
-    allowed = ["backbone", *_parameters(cls)]
+    allowed = ["backbone", *_parameters(cls, modality)]
     faults += [
-        Fault(f"{key}.{k}", f"{name} has no such parameter.{nearest(k, allowed)}{_owner(k)}")
+        Fault(f"{key}.{k}", _unknown(name, k, allowed, modality))
         for k in raw
         if k not in ("strategy", *allowed)
     ]
     dims: dict[str, Dimension] = {}
-    backbone = _backbones(raw.get("backbone"), f"{key}.backbone", name, base, faults)
+    written = _Written(f"{key}.backbone", name, modality, base)
+    backbone = _backbones(raw.get("backbone"), written, faults)
     if backbone is not None:
         dims["backbone"] = backbone
-    for parameter in _parameters(cls):
+    for parameter in _parameters(cls, modality):
         if parameter in raw:
             where, value = f"{key}.{parameter}", raw[parameter]
         elif parameter in defaults:
@@ -77,79 +95,147 @@ def parse_block(
         else:
             continue
         dim = _dimension(cls, parameter, value, where, faults)
-        if dim is not None:
+        if dim is not None and modality == "image" and "mean" in dim.extremes:
+            faults.append(Fault(where, "mean is for text tasks. Use last or multi-scale"))
+        elif dim is not None:
             dims[parameter] = dim
-    block = Block(strategy=name, dimensions=dims)
+    block = Block(strategy=name, dimensions=dims, modality=modality)
     if len(faults) == before:
         faults += _depth_faults(block, key) + _combination_faults(block, key)
     return block if len(faults) == before else None
 
 
-def _parameters(cls: type[StrategyParams]) -> list[str]:
-    return [name for name in cls.model_fields if name != "strategy"]
+def _parameters(cls: type[StrategyParams], modality: Modality) -> list[str]:
+    return [
+        name
+        for name in cls.model_fields
+        if name != "strategy" and ONLY_FOR.get(name, modality) == modality
+    ]
 
 
-def _owner(parameter: str) -> str:
-    owners = [name for name, cls in STRATEGIES.items() if parameter in _parameters(cls)]
-    return f" It belongs to {listing(owners)}." if owners else ""
+def _unknown(strategy: str, name: object, allowed: Sequence[str], modality: Modality) -> str:
+    if ONLY_FOR.get(str(name), modality) != modality:
+        return f"{strategy} {no_such_parameter(name, allowed, modality)}"
+    owners = [s for s, cls in STRATEGIES.items() if name in _parameters(cls, modality)]
+    belongs = f" It belongs to {listing(owners)}." if owners else ""
+    return f"{strategy} has no such parameter.{nearest(name, allowed)}{belongs}"
 
 
-def _backbones(
-    raw: Any, key: str, strategy: str, base: Path, faults: list[Fault]
-) -> Constant | Choice | None:
+@dataclass(frozen=True)
+class _Written:
+    """Where a backbone stands in the spec: its key, and what it must fit."""
+
+    key: str
+    strategy: str
+    modality: Modality
+    base: Path
+
+
+def _backbones(raw: Any, at: _Written, faults: list[Fault]) -> Constant | Choice | None:
     if raw is None:
-        faults.append(Fault(key, "missing. Name one or more; `orchestrator backbones` lists them"))
+        faults.append(
+            Fault(at.key, "missing. Name one or more; `orchestrator backbones` lists them")
+        )
         return None
     if isinstance(raw, Mapping) and set(raw) == {"choice"}:
         raw = raw["choice"]
     items = raw if isinstance(raw, list) else [raw]
     specs = []
     for n, item in enumerate(items):
-        where = f"{key}[{n}]" if isinstance(raw, list) else key
-        spec = _backbone(item, where, strategy, base, faults)
+        where = replace(at, key=f"{at.key}[{n}]") if isinstance(raw, list) else at
+        spec = _backbone(item, where, faults)
         if spec is not None:
-            specs.append(spec.to_json())
+            specs.append(spec.model_dump(exclude_none=True))
     if not items:
-        faults.append(Fault(key, "an empty list. Name at least one backbone"))
-    if len(specs) != len(items) or not specs or _repeats(specs, key, faults):
+        faults.append(Fault(at.key, "an empty list. Name at least one backbone"))
+    if len(specs) != len(items) or not specs or _repeats(specs, at.key, faults):
         return None
     return Choice(values=tuple(specs)) if isinstance(raw, list) else Constant(value=specs[0])
 
 
-def _backbone(
-    item: Any, key: str, strategy: str, base: Path, faults: list[Fault]
-) -> BackboneSpec | None:
+def _backbone(item: Any, at: _Written, faults: list[Fault]) -> BackboneSpec | None:
     if not isinstance(item, str | Mapping):
         faults.append(
-            Fault(key, f"{shown(item)} is no backbone. Use NAME or {{name: …, weights: …}}")
+            Fault(at.key, f"{shown(item)} is no backbone. Use NAME or {{name: …, weights: …}}")
         )
         return None
     written = {"name": item} if isinstance(item, str) else item
-    spec = validated(BackboneSpec, written, prefix=key, faults=faults)
+    spec = validated(BackboneSpec, written, prefix=at.key, faults=faults)
     if spec is None:
         return None
-    if spec.name not in set(backbone_names()):
+    before = len(faults)
+    found = _encoder(spec, at, faults) if at.modality == "text" else _image(spec, at, faults)
+    if found is None or len(faults) > before:
+        return None
+    return found.model_copy(update={"weights": "none"}) if at.strategy == "scratch" else found
+
+
+def _image(spec: BackboneSpec, at: _Written, faults: list[Fault]) -> BackboneSpec | None:
+    """The backbone of the table that `spec` names, its weights file found."""
+    if spec.folder is not None:
+        faults.append(Fault(f"{at.key}.folder", "is for text encoders. Use weights: PATH"))
+        return None
+    if not is_image_backbone(spec.name):
         near = nearest(spec.name, backbone_names())
         faults.append(
-            Fault(key, f"no backbone {shown(spec.name)}.{near} `orchestrator backbones` lists them")
+            Fault(
+                at.key,
+                f"no backbone {shown(spec.name)}.{near} `orchestrator backbones` lists them",
+            )
         )
         return None
-    if strategy == "scratch":
-        if spec.weights not in ("default", "none"):
-            faults.append(Fault(key, f"scratch starts from weights: none, not {spec.weights!r}"))
-        return spec.model_copy(update={"weights": "none"})
-    if spec.weights in ("default", "none") or spec.weights.startswith("hub:"):
+    if spec.weights in ("default", "none"):
+        return spec
+    if at.strategy == "scratch":
+        faults.append(Fault(at.key, f"scratch starts from weights: none, not {spec.weights!r}"))
+        return None
+    if spec.weights.startswith("hub:"):
         return spec
     try:
-        path = absolute(spec.weights, base)
+        path = absolute(spec.weights, at.base)
     except SpecError as err:
-        faults.append(Fault(f"{key}.weights", str(err)))
+        faults.append(Fault(f"{at.key}.weights", str(err)))
         return None
     if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises on a name that is too long)
         told = f"no file {shown(path, most=300)}. Allowed: default, none, a file, or hub:<id>"
-        faults.append(Fault(f"{key}.weights", told))
+        faults.append(Fault(f"{at.key}.weights", told))
         return None
     return spec.model_copy(update={"weights": path})
+
+
+def _encoder(spec: BackboneSpec, at: _Written, faults: list[Fault]) -> BackboneSpec | None:
+    """The text encoder that `spec` names: a local folder, or an id on the hub."""
+    if is_image_backbone(spec.name):
+        told = f"{spec.name} is for images. Name an encoder on the hub, or a local folder"
+        faults.append(Fault(at.key, told))
+        return None
+    if spec.weights not in ("default", "none"):
+        told = (
+            f"{shown(spec.weights)} is not one of default, none. Name a folder to use its weights"
+        )
+        faults.append(Fault(f"{at.key}.weights", told))
+        return None
+    place = spec.folder if spec.folder is not None else spec.name
+    try:
+        path = Path(absolute(place, at.base))
+    except SpecError as err:
+        faults.append(Fault(at.key, str(err)))
+        return None
+    if is_encoder_folder(path):
+        spec = spec.model_copy(update={"name": path.name, "folder": str(path)})
+    elif spec.folder is not None or not HUB_ID.fullmatch(spec.name) or path.exists():
+        told = (
+            f"no encoder {shown(place, most=300)}. Name one on the hub, e.g. bert-base-uncased, "
+            "or a local folder with its config.json, tokenizer and weights"
+        )
+        faults.append(Fault(at.key, told))
+        return None
+    try:
+        facts_of(spec)
+    except WeightsError as err:
+        faults.append(Fault(at.key, str(err)))
+        return None
+    return spec
 
 
 def _dimension(
@@ -268,7 +354,7 @@ def _depth_faults(block: Block, key: str) -> list[Fault]:
     deepest = max(depth.extremes)
     faults = []
     for spec in block.dimensions["backbone"].extremes:
-        stages = facts_for(spec["name"]).n_stages
+        stages = facts_of(BackboneSpec.model_validate(spec)).n_stages
         if deepest >= stages:
             faults.append(
                 Fault(
@@ -287,7 +373,8 @@ def _combination_faults(block: Block, key: str) -> list[Fault]:
     for names in TOGETHER:
         dims = {name: block.dimensions[name] for name in names if name in block.dimensions}
         for extremes in itertools.product(*(dim.extremes for dim in dims.values())):
-            values = vetted | dict(zip(dims, extremes, strict=True))
+            given = vetted | dict(zip(dims, extremes, strict=True))
+            values = with_defaults(block.strategy, block.modality, given)
             try:
                 block.params_class.model_validate(values)
             except ValidationError as err:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.spec.frozen import Frozen, digest_of
-from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
+from orchestrator.spec.parts import BackboneSpec, Contract, ObjectiveSpec, TaskSpec
 from orchestrator.spec.strategy import Strategy
 
 DIGITS = 12  # of an id
@@ -23,7 +23,7 @@ class Experiment(Frozen):
     data_digest: str
     backbone: BackboneSpec
     weights_digest: str = Field(description="digest of the initial tensors; `none` when random")
-    input: InputContract
+    input: Contract
     strategy: Strategy
     objective: ObjectiveSpec
     parents: dict[str, str] = Field(default_factory=dict, description="role → Experiment digest")
@@ -32,7 +32,7 @@ class Experiment(Frozen):
     def digest(self) -> str:
         """SHA-256 over all that decides the result."""
         content = self.to_json()
-        content["backbone"].pop("weights")
+        content["backbone"] = {"name": self.backbone.name}
         return digest_of(content)
 
     @property

@@ -9,15 +9,15 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.errors import Fault, SpecError, listing, nearest, shown
-from orchestrator.spec.block_parsing import common_parameters, parse_block
+from orchestrator.spec.block_parsing import common_parameters, no_such_parameter, parse_block
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.fault_messages import as_faults, validated
 from orchestrator.spec.frozen import canonical_json
 from orchestrator.spec.locations import absolute
-from orchestrator.spec.parts import ObjectiveSpec, TaskKind
+from orchestrator.spec.parts import Modality, ObjectiveSpec, TaskKind, modality_of
 from orchestrator.spec.reading import read_spec_file, with_overrides
 from orchestrator.spec.search_space import Block, Range, is_number
-from orchestrator.spec.strategy import USUAL_RANGES, FineTuning
+from orchestrator.spec.strategy import FineTuning, usual_ranges
 from orchestrator.spec.sweep import (
     BudgetSpec,
     ScreenSpec,
@@ -99,7 +99,7 @@ def notes_on(spec: SweepSpec) -> list[str]:
     """One sentence for each value outside the ranges that usually work; allowed all the same."""
     notes = []
     for number, block in enumerate(spec.search):
-        for name, (low, high) in USUAL_RANGES[block.strategy].items():
+        for name, (low, high) in usual_ranges(block.strategy, block.modality).items():
             dim = block.dimensions.get(name)
             if dim is None:
                 continue
@@ -139,9 +139,10 @@ def _blocks(
     if not isinstance(defaults, Mapping):
         faults.append(Fault("defaults", f"{shown(defaults)} is no section of parameter: value"))
         defaults = {}
-    allowed = common_parameters()
+    modality = _modality(raw.get("task"))
+    allowed = common_parameters(modality)
     faults += [
-        Fault(f"defaults.{k}", f"no strategy has this parameter.{nearest(k, allowed)}")
+        Fault(f"defaults.{k}", f"no strategy {no_such_parameter(k, allowed, modality)}")
         for k in defaults
         if k not in allowed
     ]
@@ -152,13 +153,25 @@ def _blocks(
         faults.append(Fault("search", f"{shown(search)} is no list of blocks, one a strategy"))
         return (), 0
     blocks = [
-        parse_block(item, defaults=defaults, key=f"search[{n}]", base=base, faults=faults)
+        parse_block(
+            item,
+            modality=modality,
+            defaults=defaults,
+            key=f"search[{n}]",
+            base=base,
+            faults=faults,
+        )
         for n, item in enumerate(search)
     ]
     seed = defaults.get("seed", 0)
     if isinstance(seed, list | Mapping):
         seed = 0  # each trial has its own then, and the search starts from 0
     return tuple(b for b in blocks if b is not None), seed
+
+
+def _modality(task: Any) -> Modality:
+    """What the task's inputs are; images while it is not known."""
+    return modality_of(task) if task in get_args(TaskKind) else "image"
 
 
 def _whole(

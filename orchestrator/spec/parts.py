@@ -8,11 +8,27 @@ from pydantic import Field, model_validator
 
 from orchestrator.spec.frozen import Frozen
 
-TaskKind = Literal["image-classification", "image-multilabel-classification"]
+TaskKind = Literal[
+    "image-classification",
+    "image-multilabel-classification",
+    "text-classification",
+    "text-multilabel-classification",
+]
+Modality = Literal["image", "text"]
 Metric = Literal["accuracy", "f1_macro", "roc_auc", "log_loss", "ece"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 LOWER_IS_BETTER: frozenset[str] = frozenset({"log_loss", "ece"})
+
+
+def modality_of(kind: TaskKind) -> Modality:
+    """What a task's inputs are."""
+    return "image" if kind.startswith("image-") else "text"
+
+
+def is_multilabel(kind: TaskKind) -> bool:
+    """Whether an example has any number of labels rather than one."""
+    return kind.endswith("-multilabel-classification")
 
 
 class TaskSpec(Frozen):
@@ -27,10 +43,16 @@ class BackboneSpec(Frozen):
 
     `weights` is `default` (the library's pretrained weights), `none` (random initialisation), a
     path to a safetensors file or weights-only checkpoint, or `hub:<id>`.
+
+    A text encoder is named by its id on the Hugging Face hub, or by a local folder in the hub's
+    format; its name is then the folder's. Its own weights are `default`.
     """
 
     name: str
     weights: str = "default"
+    folder: str | None = Field(
+        None, description="local folder with a text encoder's config, tokenizer and weights"
+    )
 
 
 class InputContract(Frozen):
@@ -45,6 +67,27 @@ class InputContract(Frozen):
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+
+class TextContract(Frozen):
+    """How a text must be prepared for an encoder.
+
+    It is tokenized, cut to `size` tokens, the special ones that begin and end it included, and
+    padded to the longest of its batch.
+    """
+
+    size: int = Field(ge=8, le=65_536, description="tokens of the longest input")
+    tokenizer: str = Field(description="digest of the tokenizer")
+    pad: int = Field(ge=0, description="token that fills a batch's shorter texts")
+
+
+Contract = InputContract | TextContract
+
+
+def size_text(contract: Contract) -> str:
+    """How large inputs are, in words."""
+    unit = "tokens" if isinstance(contract, TextContract) else "px"
+    return f"{contract.size} {unit}"
 
 
 class ObjectiveSpec(Frozen):

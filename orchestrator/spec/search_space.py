@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from orchestrator.spec.frozen import Frozen, digest_of
-from orchestrator.spec.strategy import STRATEGIES, StrategyParams
+from orchestrator.spec.parts import Modality
+from orchestrator.spec.strategy import STRATEGIES, StrategyParams, defaults_for
 
 
 class Constant(Frozen):
@@ -72,10 +73,14 @@ Dimension = Annotated[Constant | Choice | Range, Field(discriminator="kind")]
 
 
 class Block(Frozen):
-    """One strategy's part of the search: only its own parameters, `backbone` among them."""
+    """One strategy's part of the search: only its own parameters, `backbone` among them.
+
+    What is not a dimension has its vetted default, which depends on the kind of input.
+    """
 
     strategy: str
     dimensions: dict[str, Dimension]
+    modality: Modality = "image"
 
     @property
     def digest(self) -> str:
@@ -94,11 +99,12 @@ class Block(Frozen):
 
     def vetted(self) -> dict[str, Any]:
         """The block's trial 0: the vetted default of every dimension, clamped to its range."""
-        fields = self.params_class.model_fields
-        return {
-            name: dim.clamp(fields[name].default if name in fields else None)
-            for name, dim in self.dimensions.items()
-        }
+        defaults = self.defaults()
+        return {name: dim.clamp(defaults.get(name)) for name, dim in self.dimensions.items()}
+
+    def defaults(self) -> dict[str, Any]:
+        """The vetted default of each of the strategy's parameters."""
+        return defaults_for(self.strategy, self.modality)
 
 
 def is_number(value: Any) -> bool:

@@ -9,11 +9,13 @@ warm-up of the head before the trunk moves, Kumar et al. (LP-FT, ICLR 2022).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from orchestrator.spec.frozen import Frozen
+from orchestrator.spec.parts import Modality
 
 Rate = Annotated[float, Field(gt=0, le=10)]
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
@@ -24,7 +26,7 @@ Schedule = Literal["constant", "step", "cosine", "onecycle", "linear-warm-up-cos
 Augment = Literal["none", "light", "standard", "trivial"]
 BatchNorm = Literal["frozen", "adapt"]
 WarmUp = Literal["bank", "own"]
-Pooling = Literal["last", "multi-scale"]
+Pooling = Literal["last", "mean", "multi-scale"]
 Views = Literal["fresh", 1, 2, 4, 8]
 StoredPrecision = Literal["fp32", "fp16"]
 
@@ -52,7 +54,9 @@ class StrategyParams(Frozen):
         0.0, description="dropout of the features that an mlp head reads"
     )
     pooling: Pooling = Field(
-        "last", description="features of the last stage, or mean and max of every stage"
+        "last",
+        description="features of the last stage as the library's own classifier reads them, their "
+        "mean over positions, or mean and max of every stage",
     )
 
     optimizer: Optimizer = Field("adamw", description="sgd (momentum 0.9, Nesterov), adam or adamw")
@@ -60,6 +64,9 @@ class StrategyParams(Frozen):
         1e-2, description="decay of weights; norms and biases are exempt"
     )
     schedule: Schedule = Field("cosine", description="course of the rates over a phase's steps")
+    lr_warm_up: Fraction = Field(
+        0.05, description="share of a phase over which linear-warm-up-cosine raises the rates"
+    )
     clip_norm: Annotated[float, Field(ge=0)] = Field(
         0.0, description="largest gradient norm a step; 0 for no clipping"
     )
@@ -91,11 +98,11 @@ class StrategyParams(Frozen):
         "fresh",
         description="what epochs see of an image: a fresh draw of augment each time, or one of so "
         "many fixed draws, whose frozen outputs are stored; without augment, the image itself, "
-        "or it mirrored, turned by half, by quarters",
+        "or it mirrored, turned by half, by quarters; of a long text, one of so many windows",
     )
     predict_views: Literal[1, 2, 4, 8] = Field(
         1,
-        description="views of an image whose logits are averaged in validation, test and "
+        description="views of an input whose logits are averaged in validation, test and "
         "serving; each costs a forward pass",
     )
 
@@ -108,6 +115,9 @@ class StrategyParams(Frozen):
     )
     crop_fraction: Annotated[float, Field(gt=0.1, le=1.0)] | None = Field(
         None, description="share of the shorter side that evaluation keeps; the backbone's own"
+    )
+    max_length: Annotated[int, Field(ge=8, le=65_536)] | None = Field(
+        None, description="tokens of the longest text; 256, or the encoder's own most, if less"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on GPUs that have it, else fp32"
@@ -261,7 +271,71 @@ STRATEGIES: dict[str, type[StrategyParams]] = {
     "scratch": Scratch,
 }
 
+# Parameters that one kind of input alone has.
+ONLY_FOR: dict[str, Modality] = {
+    "augment": "image",
+    "mixup": "image",
+    "cutmix": "image",
+    "image_size": "image",
+    "crop_fraction": "image",
+    "batch_norm": "image",
+    "max_length": "text",
+}
+
+# Where the vetted default for texts is another: the facts table's transformer column.
+_TEXT: dict[str, Any] = {
+    "pooling": "mean",
+    "optimizer": "adamw",
+    "weight_decay": 1e-2,
+    "schedule": "linear-warm-up-cosine",
+    "lr_warm_up": 0.1,
+    "clip_norm": 1.0,
+    "label_smoothing": 0.0,
+    "augment": "none",
+}
+_TEXT_TUNING: dict[str, Any] = {
+    **_TEXT,
+    "batch_size": 16,
+    "epochs": 3,
+    "backbone_lr": 2e-5,
+    "head_lr": 5e-5,
+    "stage_decay": 0.9,
+    "thirds": None,
+}
+TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "feature-extraction": {"pooling": "mean"},
+    "partial": _TEXT_TUNING,
+    "full": _TEXT_TUNING,
+    "scratch": {**_TEXT, "batch_size": 16, "lr": 1e-4, "epochs": 10},
+}
+
+
+def defaults_for(strategy: str, modality: Modality) -> dict[str, Any]:
+    """The vetted default of every parameter of a strategy, for one kind of input."""
+    fields = STRATEGIES[strategy].model_fields
+    defaults = {name: field.default for name, field in fields.items() if name != "strategy"}
+    return defaults | (TEXT_DEFAULTS[strategy] if modality == "text" else {})
+
+
+def with_defaults(strategy: str, modality: Modality, given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` with the defaults that its kind of input has instead of the class's own."""
+    if modality == "image":
+        return dict(given)
+    defaults = dict(TEXT_DEFAULTS[strategy])
+    if given.get("thirds"):
+        defaults["stage_decay"] = None  # the one that is given replaces the other
+    return {**defaults, **given}
+
+
 # The ranges of the facts table: (low, high). A value outside is allowed and noted.
+TEXT_RANGES: dict[str, tuple[float, float]] = {
+    "head_lr": (2e-5, 1e-3),
+    "backbone_lr": (2e-5, 5e-5),
+    "weight_decay": (1e-2, 1e-2),
+    "epochs": (2, 5),
+    "batch_size": (16, 32),
+    "clip_norm": (1.0, 1.0),
+}
 USUAL_RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "feature-extraction": {
         "head_lr": (1e-3, 3e-3),
@@ -290,3 +364,10 @@ USUAL_RANGES: dict[str, dict[str, tuple[float, float]]] = {
     },
     "scratch": {},
 }
+
+
+def usual_ranges(strategy: str, modality: Modality) -> dict[str, tuple[float, float]]:
+    """What usually works for a strategy: (low, high) by parameter."""
+    if modality == "image":
+        return USUAL_RANGES[strategy]
+    return TEXT_RANGES if strategy in ("partial", "full") else {}

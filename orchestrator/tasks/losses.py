@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from orchestrator.spec.parts import TaskSpec
+from orchestrator.spec.parts import TaskSpec, is_multilabel
 from orchestrator.spec.strategy import StrategyParams
 from orchestrator.tasks.metrics import Ints
 
@@ -29,7 +29,7 @@ class Loss:
     def __init__(
         self, task: TaskSpec, params: StrategyParams, *, class_weights: Tensor | None
     ) -> None:
-        self.multi_label = task.kind == "image-multilabel-classification"
+        self.multi_label = is_multilabel(task.kind)
         self.smoothing: float | Tensor = params.label_smoothing
         self.gamma: float | Tensor = params.focal_gamma if params.loss == "focal" else 0.0
         self.class_weights = class_weights
@@ -96,13 +96,9 @@ class Loss:
 
 def one_hot(targets: Ints, task: TaskSpec) -> Tensor:
     """Targets as distributions: float32 [N, C], whichever kind the task has."""
-    match task.kind:
-        case "image-classification":
-            return F.one_hot(torch.from_numpy(targets).long(), len(task.labels)).float()
-        case "image-multilabel-classification":
-            return torch.from_numpy(targets).float()
-        case _:
-            assert_never(task.kind)
+    if is_multilabel(task.kind):
+        return torch.from_numpy(targets).float()
+    return F.one_hot(torch.from_numpy(targets).long(), len(task.labels)).float()
 
 
 def balanced_class_weights(targets: Ints, task: TaskSpec) -> Tensor:
@@ -114,6 +110,6 @@ def balanced_class_weights(targets: Ints, task: TaskSpec) -> Tensor:
     """
     counts = one_hot(targets, task).sum(dim=0).double().clamp(min=1)
     n = len(targets)
-    if task.kind == "image-multilabel-classification":
+    if is_multilabel(task.kind):
         return ((n - counts) / counts).clamp(min=0.01, max=100).float()
     return torch.from_numpy(np.asarray(n / (len(counts) * counts.numpy()), np.float32))

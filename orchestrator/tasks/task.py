@@ -128,9 +128,9 @@ class MultiLabel:
 def build_task(spec: TaskSpec) -> Task:
     """The Task that `spec` describes."""
     match spec.kind:
-        case "image-classification":
+        case "image-classification" | "text-classification":
             return SingleLabel(spec)
-        case "image-multilabel-classification":
+        case "image-multilabel-classification" | "text-multilabel-classification":
             return MultiLabel(spec)
         case _:
             assert_never(spec.kind)

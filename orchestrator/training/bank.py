@@ -24,7 +24,7 @@ from torch import Tensor
 
 from orchestrator.data.batches import epoch_batches
 from orchestrator.models.head import Head, Standardize, build_head
-from orchestrator.spec.backbone_table import facts_for
+from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.record import EpochRow, PhaseRow
@@ -54,6 +54,7 @@ VARIES = {
     "loss",
     "focal_gamma",
     "schedule",
+    "lr_warm_up",
     "epochs",
     "seed",
 }
@@ -72,14 +73,14 @@ def can_join(experiment: Experiment) -> bool:
 def bank_key(experiment: Experiment) -> str:
     """Experiments with the same key can train in one bank."""
     content = experiment.to_json()
-    content["backbone"].pop("weights")
+    content["backbone"] = {"name": experiment.backbone.name}
     content["strategy"] = {k: v for k, v in content["strategy"].items() if k not in VARIES}
     return digest_of(content)
 
 
 def phase_of(experiment: Experiment) -> Phase:
     """The one phase of a feature-extraction experiment."""
-    (phase,) = compile_phases(experiment.strategy, facts_for(experiment.backbone.name).n_stages)
+    (phase,) = compile_phases(experiment.strategy, facts_of(experiment.backbone).n_stages)
     return phase
 
 
@@ -484,5 +485,5 @@ def _row(experiment: Experiment, head: Head) -> PhaseRow:
         epochs=phase.epochs,
         groups=tuple(group.row() for group in head_groups(head, phase)),
         trainable=sum(p.numel() for p in head.parameters()),
-        frozen=facts_for(experiment.backbone.name).n_parameters,
+        frozen=facts_of(experiment.backbone).n_parameters,
     )

@@ -125,9 +125,9 @@ def _courses(phases: Sequence[Phase], steps_per_epoch: int) -> tuple[Tensor, Ten
     """
     n_steps = max(phase.epochs for phase in phases) * steps_per_epoch
     rates, momenta = torch.zeros(n_steps, len(phases)), torch.zeros(n_steps, len(phases))
-    alike: dict[tuple[str, int], list[int]] = {}
+    alike: dict[tuple[str, float, int], list[int]] = {}
     for i, phase in enumerate(phases):
-        alike.setdefault((phase.schedule, phase.epochs), []).append(i)
+        alike.setdefault((phase.schedule, phase.lr_warm_up, phase.epochs), []).append(i)
     for members in alike.values():
         some = phases[members[0]]
         groups = tuple(

@@ -9,19 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from orchestrator.data.batches import iterate_pixels
 from orchestrator.data.examples import Examples
-from orchestrator.data.transforms import normalized
 from orchestrator.errors import IntegrityError
+from orchestrator.features.network_inputs import network_inputs
 from orchestrator.features.store import batched
 from orchestrator.models.backbone import Backbone
-from orchestrator.models.classifier import build_classifier_head
+from orchestrator.models.classifier import build_classifier_head, mean_logits
 from orchestrator.models.placing import placed
 from orchestrator.spec.experiment import Experiment
 from orchestrator.tasks.task import build_task
 from orchestrator.training.checkpoint import read_checkpoint
 from orchestrator.training.network import Network
-from orchestrator.training.sources import EVALUATION_BATCH
+from orchestrator.training.sources import EVALUATION_BATCH, iterate_judged
 from orchestrator.training.trial import load_trained
 
 
@@ -70,22 +69,14 @@ def predict_probs(
     task = build_task(experiment.task)
     placed(network, device)
     parts: list[npt.NDArray[np.float32]] = []
-    batches = iterate_pixels(
-        examples,
-        batched(rows, EVALUATION_BATCH),
-        contract=experiment.input,
-        augment="none",
-        seed=0,
-        epoch=0,
-        threads=threads,
-    )
+    batches = list(batched(rows, EVALUATION_BATCH))
     done = 0
-    for _, pixels in batches:
-        images = torch.from_numpy(normalized(pixels, experiment.input))
+    for views in iterate_judged(examples, batches, experiment, threads=threads):
         with torch.inference_mode():
-            logits = network(images.to(device, memory_format=torch.channels_last))
-        parts.append(task.probabilities(logits.float().cpu().numpy()).astype(np.float32))
-        done += len(pixels)
+            inputs = [network_inputs(view, experiment.input, device) for view in views]
+            logits = mean_logits([network(view).float() for view in inputs])
+        parts.append(task.probabilities(logits.cpu().numpy()).astype(np.float32))
+        done += len(logits)
         if progress is not None:
             progress(done, len(rows))
     return np.concatenate(parts)

@@ -20,7 +20,6 @@ from orchestrator.training.param_groups import ParamGroup
 from orchestrator.training.phases import Phase
 
 LOWEST_LR = 1e-7
-WARM_UP_FRACTION = 0.05
 
 
 def build_optimizer(phase: Phase, groups: tuple[ParamGroup, ...]) -> Optimizer:
@@ -56,7 +55,7 @@ def build_schedule(phase: Phase, optimizer: Optimizer, *, steps_per_epoch: int) 
             peaks = [group["lr"] for group in optimizer.param_groups]
             return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps + 1)
         case "linear-warm-up-cosine":
-            rise = max(1, round(WARM_UP_FRACTION * steps))
+            rise = max(1, round(phase.lr_warm_up * steps))
             return SequentialLR(
                 optimizer,
                 [

@@ -36,6 +36,7 @@ class Phase:
     optimizer: Optimizer
     weight_decay: float
     schedule: Schedule
+    lr_warm_up: float
     clip_norm: float
     batch_norm: BatchNorm
     augment: Augment
@@ -54,6 +55,7 @@ WARM_UP: dict[str, Any] = {
     "optimizer": "adamw",
     "weight_decay": 1e-2,
     "schedule": "onecycle",
+    "lr_warm_up": 0.0,
     "mixup": 0.0,
     "cutmix": 0.0,
     "ema_decay": 0.0,
@@ -141,6 +143,7 @@ def _phase(
         optimizer=params.optimizer,
         weight_decay=params.weight_decay,
         schedule=params.schedule,
+        lr_warm_up=params.lr_warm_up,
         clip_norm=params.clip_norm,
         batch_norm=batch_norm,
         augment=params.augment,

@@ -1,8 +1,8 @@
-"""Where a phase's inputs come from: what is stored of frozen stages, or decoded images."""
+"""Where a phase's inputs come from: what is stored of frozen stages, or the data itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -12,12 +12,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from orchestrator.data.batches import VIEW_SEED, epoch_batches, iterate_pixels
-from orchestrator.data.transforms import dihedral, normalized
-from orchestrator.features.filling import from_stored
+from orchestrator.data.batches import epoch_batches
+from orchestrator.data.examples import Examples
+from orchestrator.data.inputs import Prepared, iterate_inputs, training_batches
+from orchestrator.features.network_inputs import network_inputs
 from orchestrator.features.store import Values
+from orchestrator.models import backbone as models
 from orchestrator.models.backbone import Backbone, Prefix
 from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.parts import TextContract
 from orchestrator.spec.strategy import Augment, StrategyParams
 from orchestrator.tasks.losses import one_hot
 from orchestrator.training.io import TrialIO
@@ -30,8 +33,8 @@ EVALUATION_BATCH = 64
 Rows = npt.NDArray[np.int64]
 
 
-# What a network is given: images [n, 3, S, S], features [n, D], or a frozen prefix's outputs.
-Inputs = Tensor | Prefix
+# What a network is given: prepared inputs, features [n, D], or a frozen prefix's outputs.
+Inputs = models.Inputs | Prefix
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Source(Protocol):
     def validation(self) -> Iterator[list[Inputs]]:
         """This worker's share of the validation examples, in order.
 
-        Each batch is the views of its examples whose logits are to be averaged; images come once,
-        because the network turns them itself.
+        Each batch is the views of its examples whose logits are to be averaged; images that are
+        decoded come once, because the network turns them itself.
         """
 
 
@@ -81,7 +84,8 @@ class StoredSource:
 
     def training(self, epoch: int) -> Iterator[Batch]:
         views = drawn_views(self._experiment.strategy, len(self._targets), epoch)
-        for rows, weight, n_global in _shares(self._experiment, self._io, self._workers, epoch):
+        batches = self._batches(epoch)
+        for rows, weight, n_global in _shares(batches, self._workers):
             yield Batch(
                 inputs=self._read(rows, views[rows], self._augment),
                 targets=one_hot(self._targets[rows], self._experiment.task).to(self._io.device),
@@ -95,6 +99,15 @@ class StoredSource:
                 self._read(rows, np.full(len(rows), view), "none")
                 for view in range(self._experiment.strategy.predict_views)
             ]
+
+    def _batches(self, epoch: int) -> list[Rows]:
+        strategy = self._experiment.strategy
+        return epoch_batches(
+            self._io.examples.indices("train"),
+            batch_size=strategy.batch_size,
+            seed=strategy.seed,
+            epoch=epoch,
+        )
 
     def _read(self, rows: Rows, views: Rows, augment: Augment) -> Inputs:
         return self._features(rows, views, augment)
@@ -122,6 +135,9 @@ class PrefixSource(StoredSource):
         self.cut = cut
         self._n_pooled = backbone.n_pooled(cut, experiment.strategy.pooling)
 
+    def _batches(self, epoch: int) -> list[Rows]:
+        return _grouped_batches(self._experiment, self._io, epoch)
+
     def _read(self, rows: Rows, views: Rows, augment: Augment) -> Inputs:
         def activations(chosen: Rows, view: int) -> Values:
             return self._io.activations(chosen, self._at, view, augment)
@@ -131,11 +147,11 @@ class PrefixSource(StoredSource):
         pooled = torch.zeros(len(rows), 0, device=device)
         if self._n_pooled:
             pooled = self._features(rows, views, augment)[:, : self._n_pooled]
-        return Prefix(from_stored(self._backbone, found, device), pooled)
+        return Prefix(self._backbone.from_stored(found, device), pooled)
 
 
-class ImageSource:
-    """Images, decoded ahead of the consumer and augmented by (seed, epoch, example).
+class PreparedSource:
+    """Images, decoded ahead of the consumer and augmented by (seed, epoch, example), or texts.
 
     Fixed views are the same that a store would hold.
     """
@@ -146,59 +162,58 @@ class ImageSource:
         self.cut: int | None = None
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        shares = list(_shares(self._experiment, self._io, self._workers, epoch))
+        batches = _grouped_batches(self._experiment, self._io, epoch)
+        shares = list(_shares(batches, self._workers))
         strategy = self._experiment.strategy
-        views = drawn_views(strategy, len(self._targets), epoch)
-        fixed = strategy.views != "fresh"
-        batches = iterate_pixels(
+        decoded = iterate_inputs(
             self._io.examples,
             [rows for rows, _, _ in shares],
             contract=self._experiment.input,
+            view=drawn_views(strategy, len(self._targets), epoch),
             augment=self._phase.augment,
-            seed=VIEW_SEED if fixed else strategy.seed,
-            epoch=views if fixed else epoch,
+            fresh=(strategy.seed, epoch) if strategy.views == "fresh" else None,
             threads=self._io.threads,
         )
-        for step, ((rows, pixels), (_, weight, n_global)) in enumerate(
-            zip(batches, shares, strict=True)
+        for step, ((rows, prepared), (_, weight, n_global)) in enumerate(
+            zip(decoded, shares, strict=True)
         ):
-            if self._phase.augment == "none":
-                pixels = _turned(pixels, views[rows])
+            inputs = self._inputs(prepared)
             targets = one_hot(self._targets[rows], self._experiment.task).to(self._io.device)
-            inputs, targets = mixed(
-                self._images(pixels),
-                targets,
-                self._phase,
-                seed=strategy.seed,
-                epoch=epoch,
-                step=step,
-            )
+            if isinstance(inputs, Tensor):
+                inputs, targets = mixed(
+                    inputs, targets, self._phase, seed=strategy.seed, epoch=epoch, step=step
+                )
             yield Batch(inputs=inputs, targets=targets, weight=weight, n_global=n_global)
 
     def validation(self) -> Iterator[list[Inputs]]:
-        batches = iterate_pixels(
-            self._io.examples,
-            _validation_batches(self._io, self._workers),
-            contract=self._experiment.input,
-            augment="none",
-            seed=0,
-            epoch=0,
-            threads=self._io.threads,
-        )
-        for _, pixels in batches:
-            yield [self._images(pixels)]
+        batches = _validation_batches(self._io, self._workers)
+        for views in iterate_judged(
+            self._io.examples, batches, self._experiment, threads=self._io.threads
+        ):
+            yield [self._inputs(view) for view in views]
 
-    def _images(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        images = torch.from_numpy(normalized(pixels, self._experiment.input))
-        if self._io.device.type == "cuda":
-            images = images.pin_memory()
-        return images.to(self._io.device, memory_format=torch.channels_last, non_blocking=True)
+    def _inputs(self, prepared: Prepared) -> models.Inputs:
+        return network_inputs(prepared, self._experiment.input, self._io.device)
+
+
+def iterate_judged(
+    examples: Examples, batches: Sequence[Rows], experiment: Experiment, *, threads: int
+) -> Iterator[list[Prepared]]:
+    """For each batch the views whose logits are averaged; an image's are left to the network."""
+    is_text = isinstance(experiment.input, TextContract)
+    n_views = experiment.strategy.predict_views if is_text else 1
+    iterators = [
+        iterate_inputs(examples, batches, contract=experiment.input, view=view, threads=threads)
+        for view in range(n_views)
+    ]
+    for views in zip(*iterators, strict=True):
+        yield [prepared for _, prepared in views]
 
 
 def build_source(
     experiment: Experiment, phase: Phase, backbone: Backbone, io: TrialIO, workers: Workers
 ) -> Source:
-    """What is stored wherever a phase can start from it, images elsewhere.
+    """What is stored wherever a phase can start from it, the inputs themselves elsewhere.
 
     Rank 0 decides for all whether activations are stored.
     """
@@ -207,7 +222,7 @@ def build_source(
     cut = backbone.deepest_cut(len(phase.stage_lrs)) if phase.same_inputs else None
     if cut is not None and workers.agree(io.stores(cut, phase.augment)):
         return PrefixSource(experiment, phase.augment, backbone, cut, io, workers)
-    return ImageSource(experiment, phase, io, workers)
+    return PreparedSource(experiment, phase, io, workers)
 
 
 def drawn_views(strategy: StrategyParams, n_examples: int, epoch: int) -> Rows:
@@ -229,24 +244,20 @@ def read_by_view(read: Callable[[Rows, int], Values], rows: Rows, views: Rows) -
     return found
 
 
-def _turned(pixels: npt.NDArray[np.uint8], views: Rows) -> npt.NDArray[np.uint8]:
-    found = np.empty_like(pixels)
-    for view in np.unique(views):
-        found[views == view] = dihedral(pixels[views == view], int(view))
-    return found
-
-
-def _shares(
-    experiment: Experiment, io: TrialIO, workers: Workers, epoch: int
-) -> Iterator[tuple[npt.NDArray[np.int64], float, int]]:
-    """This worker's rows of each global batch, their weight, and the batch's size."""
-    strategy = experiment.strategy
-    for batch in epoch_batches(
-        io.examples.indices("train"),
-        batch_size=strategy.batch_size,
-        seed=strategy.seed,
+def _grouped_batches(experiment: Experiment, io: TrialIO, epoch: int) -> list[Rows]:
+    """An epoch's batches of inputs that may differ in length."""
+    return training_batches(
+        io.examples,
+        contract=experiment.input,
+        batch_size=experiment.strategy.batch_size,
+        seed=experiment.strategy.seed,
         epoch=epoch,
-    ):
+    )
+
+
+def _shares(batches: Iterable[Rows], workers: Workers) -> Iterator[tuple[Rows, float, int]]:
+    """This worker's rows of each global batch, their weight, and the batch's size."""
+    for batch in batches:
         rows = batch[workers.share(len(batch))]
         yield (rows, 1.0, len(batch)) if len(rows) else (batch[:1], 0.0, len(batch))
 

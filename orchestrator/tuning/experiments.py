@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from orchestrator.spec.backbone_table import facts_for
+from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
+from orchestrator.spec.parts import BackboneSpec, Contract, ObjectiveSpec, TaskSpec, TextContract
 from orchestrator.spec.search_space import Block, Choice, Constant
-from orchestrator.spec.strategy import Strategy
+from orchestrator.spec.strategy import Strategy, with_defaults
 from orchestrator.spec.sweep import SweepSpec
 
 RANDOM = "none"
@@ -49,18 +49,23 @@ class ExperimentFactory:
                 RANDOM if block.strategy == "scratch" else self.weights_digests[backbone]
             ),
             input=input_contract(backbone, params),
-            strategy=_STRATEGY.validate_python({"strategy": block.strategy, **params}),
+            strategy=_STRATEGY.validate_python(
+                {
+                    "strategy": block.strategy,
+                    **with_defaults(block.strategy, block.modality, params),
+                }
+            ),
             objective=self.objective,
         )
 
 
-def input_contract(backbone: BackboneSpec, params: Mapping[str, Any]) -> InputContract:
+def input_contract(backbone: BackboneSpec, params: Mapping[str, Any]) -> Contract:
     """The backbone's own input contract, with the size and crop that the parameters ask for."""
+    native = facts_of(backbone).input
     wanted = {
-        "size": params.get("image_size"),
+        "size": params.get("max_length" if isinstance(native, TextContract) else "image_size"),
         "crop_fraction": params.get("crop_fraction"),
     }
-    native = facts_for(backbone.name).input
     return native.model_copy(update={k: v for k, v in wanted.items() if v is not None})
 
 
@@ -79,5 +84,5 @@ def values_of(block: Block, name: str) -> list[Any]:
     if isinstance(dim, Constant | Choice):
         return dim.extremes
     if dim is None and name in block.params_class.model_fields:
-        return [block.params_class.model_fields[name].default]
+        return [block.defaults()[name]]
     return []

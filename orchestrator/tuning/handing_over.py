@@ -29,6 +29,7 @@ SHAPING = (
     "backbone",
     "image_size",
     "crop_fraction",
+    "max_length",
     "pooling",
     "head",
     "hidden",

@@ -15,19 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from orchestrator.data.examples import Examples
-from orchestrator.models.backbone import Prefix
+from orchestrator.features.network_inputs import random_inputs
+from orchestrator.models.backbone import Inputs, Prefix
 from orchestrator.models.building import build_backbone
 from orchestrator.models.classifier import build_classifier_head
 from orchestrator.models.placing import placed
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.memory import peak_memory_bytes, reset_peak_memory
-from orchestrator.spec.backbone_table import facts_for
+from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.durable import write_json
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.frozen import digest_of
+from orchestrator.spec.parts import size_text
 from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.network import Network
@@ -172,31 +174,29 @@ def _forward_key(backbone: str, image_size: int) -> str:
 
 
 def _measured(part: Part) -> StepCost:
-    """Seconds an image and peak bytes, from a few real steps on random images."""
+    """Seconds an image and peak bytes, from a few real steps on random inputs."""
     experiment, strategy = part.experiment, part.experiment.strategy
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     spec = experiment.backbone.model_copy(update={"weights": "none"})
     reset_peak_memory(device)
-    backbone = build_backbone(spec, image_size=experiment.input.size)
+    backbone = build_backbone(spec, size=experiment.input.size)
     head = build_classifier_head(backbone, strategy, n_outputs=len(experiment.task.labels))
     network = Network(backbone, head, strategy)
     placed(network, device)
-    size = experiment.input.size
-    images = torch.rand(PROBE_BATCH, 3, size, size, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
+    probe = random_inputs(experiment.input, PROBE_BATCH, device)
     phase = compile_phases(strategy, backbone.n_stages)[-1]
     network.enter(phase)
     module: nn.Module = network
-    inputs: Tensor | Prefix = images
+    inputs: Inputs | Prefix = probe
     if part.cut is not None:
         module = network.module_for(phase, part.cut)
         with torch.no_grad():
-            inputs = backbone.prefix(images, part.cut, network.pooling)
+            inputs = backbone.prefix(probe, part.cut, network.pooling)
     network.train()
 
     def forward() -> None:
         with torch.inference_mode():
-            network(images)
+            network(probe)
 
     def step() -> None:
         module(inputs).float().square().mean().backward()
@@ -229,7 +229,7 @@ def _measure_unknown(
             experiment = part.experiment
             progress.say(
                 f"measuring {experiment.strategy.strategy} {experiment.backbone.name} "
-                f"at {experiment.input.size} px"
+                f"at {size_text(experiment.input)}"
             )
             costs.measure(part)
 
@@ -272,7 +272,7 @@ def _trial_seconds(part: Part, examples: Examples, cost: StepCost) -> float:
 
 def _checkpoint_bytes(experiment: Experiment) -> int:
     """At most: weights and two moments of all that the strategy may train."""
-    facts = facts_for(experiment.backbone.name)
+    facts = facts_of(experiment.backbone)
     trained = facts.feature_width * len(experiment.task.labels)
     if experiment.strategy.strategy != "feature-extraction":
         trained += facts.n_parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,14 +15,16 @@ from typing import Any
 from orchestrator.data.audit import Audit
 from orchestrator.data.examples import Examples
 from orchestrator.data.preparing import prepare_data
+from orchestrator.data.tokens import ensure_tokens
 from orchestrator.features.filling import search_rows
 from orchestrator.features.store import FeatureStore
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import initial_weights_digest
 from orchestrator.runtime.trial_run import VERSIONED
-from orchestrator.spec.backbone_table import facts_for
-from orchestrator.spec.parts import TaskSpec
+from orchestrator.spec.backbones import backbone_modality, facts_of
+from orchestrator.spec.parts import BackboneSpec, TaskSpec, modality_of
 from orchestrator.spec.sweep import SweepSpec
+from orchestrator.spec.text_encoders import encoder_tokenizer, tokenizer_digest
 from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.sharing import Shared, shared_work, store_budget
@@ -72,9 +74,7 @@ class PreparedSweep:
             data_digest=self.examples.digest,
             objective=self.spec.objective,
             weights_digests={
-                backbone: initial_weights_digest(
-                    backbone, image_size=facts_for(backbone.name).input.size
-                )
+                backbone: initial_weights_digest(backbone, size=facts_of(backbone).input.size)
                 for backbone in backbones_of(self.spec)
             },
         )
@@ -122,13 +122,26 @@ def prepare_sweep(
         task=spec.task,
         seed=spec.seed,
         cache=Path(spec.storage) / "data",
-        progress=lambda done, total: told.count("images checked", done, total),
+        progress=lambda done, total: told.count(f"{modality_of(spec.task)}s checked", done, total),
     )
     for line in prepared.audit.lines():
         told.say(f"data: {line}")
     name = f"{spec.name}-{spec.identity(prepared.examples.digest)[:8]}"
     root = _newest(Path(spec.storage), name, fresh=fresh)
     return PreparedSweep(spec, SweepFolder(root), prepared.examples, prepared.audit)
+
+
+def tokenize(examples: Examples, backbones: Iterable[BackboneSpec], progress: Progress) -> None:
+    """Turn the texts into the tokens of each encoder, once a tokenizer; images are left alone."""
+    for backbone in backbones:
+        if backbone_modality(backbone) == "text":
+            tokenizer = encoder_tokenizer(backbone)
+            ensure_tokens(
+                examples,
+                tokenizer,
+                tokenizer_digest(tokenizer),
+                progress=lambda done, total: progress.count("texts tokenized", done, total),
+            )
 
 
 def _by_split(classes: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:

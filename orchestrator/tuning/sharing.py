@@ -21,7 +21,7 @@ from orchestrator.features.room import entries
 from orchestrator.features.store import FeatureStore
 from orchestrator.runtime.feature_filling import FeatureNeed, Pass
 from orchestrator.runtime.process_cache import CutFacts, cut_facts
-from orchestrator.spec.backbone_table import facts_for
+from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.search_space import Block
 from orchestrator.spec.strategy import Augment
@@ -36,6 +36,7 @@ SHAPING = (
     "backbone",
     "image_size",
     "crop_fraction",
+    "max_length",
     "pooling",
     "views",
     "predict_views",
@@ -142,22 +143,22 @@ def corner_experiments(
 
 def phases_of(experiment: Experiment) -> tuple[Phase, ...]:
     """The phases of an experiment, without building its backbone."""
-    n_stages = facts_for(experiment.backbone.name).n_stages
+    n_stages = facts_of(experiment.backbone).n_stages
     return compile_phases(experiment.strategy, n_stages)
 
 
 def pooled_width(experiment: Experiment) -> int:
     """Columns of the features that an experiment's head reads."""
-    facts = facts_for(experiment.backbone.name)
-    pooling = experiment.strategy.pooling
-    return facts.feature_width if pooling == "last" else facts.multi_scale_width
+    facts = facts_of(experiment.backbone)
+    multi_scale = experiment.strategy.pooling == "multi-scale"
+    return facts.multi_scale_width if multi_scale else facts.feature_width
 
 
 def frozen_cut(experiment: Experiment, phase: Phase) -> CutFacts | None:
     """The cut whose stored activations a fine-tuning phase can start from."""
     if not phase.stage_lrs or not phase.same_inputs:
         return None
-    return cut_facts(experiment.backbone.name, experiment.input.size, len(phase.stage_lrs))
+    return cut_facts(experiment.backbone, experiment.input.size, len(phase.stage_lrs))
 
 
 def stored_cut_of(experiment: Experiment, stored: Collection[FeatureNeed]) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray import tune
 
+from orchestrator.data.examples import Examples
 from orchestrator.features.room import leased, make_room
 from orchestrator.features.store import FeatureKey
 from orchestrator.runtime.cluster import Cluster, joined_cluster
@@ -25,11 +26,11 @@ from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.bank import can_join
 from orchestrator.tuning.banking import banked_blocks, count_by_block, draw_heads, run_banks
 from orchestrator.tuning.clock import SweepClock
-from orchestrator.tuning.experiments import ExperimentFactory
+from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
 from orchestrator.tuning.handing_over import HEADS, PLAN, HandOver, planned
 from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leaderboard
 from orchestrator.tuning.plan import ACTUAL, CostBook, actual_costs, bytes_below, make_plan
-from orchestrator.tuning.preparing import PreparedSweep, prepare_sweep
+from orchestrator.tuning.preparing import PreparedSweep, prepare_sweep, tokenize
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.scheduler import FlaggingScheduler
 from orchestrator.tuning.screening import SCREEN, Screen, screen_backbones
@@ -439,6 +440,7 @@ class _Run:
     def _write_sweep_json(self) -> None:
         if not (self.folder / "data" / "index.arrow").exists():
             self.sweep.examples.save(self.folder / "data")
+        tokenize(Examples.open(self.folder / "data"), backbones_of(self.spec), self.progress)
         self.folder.write("sweep.json", self.sweep.description())
 
     def _write_plan(self, factory: ExperimentFactory, at_once: int) -> list[Shared]:

@@ -179,7 +179,7 @@ def _worker(config: dict[str, Any]) -> None:
         return
     loaders, n_classes = _loaders(work)
     spec = BackboneSpec(name=work.backbone, weights=work.weights)
-    backbone = build_backbone(spec, image_size=work.size or facts_for(work.backbone).input.size)
+    backbone = build_backbone(spec, size=work.size or facts_for(work.backbone).input.size)
     head = nn.Linear(backbone.feature_width("last"), n_classes)
     backbone.requires_grad_(False)
     network = nn.Sequential(_Pooled(backbone), head).to(memory_format=torch.channels_last)

@@ -82,7 +82,7 @@ def assert_right(store: Path, sweep: SweepFolder) -> None:
     examples = Examples.open(sweep / "data")
     rows = search_rows(examples)
     some = np.array([0, 200, len(rows) - 1])
-    backbone = build_backbone(record.experiment.backbone, image_size=224)
+    backbone = build_backbone(record.experiment.backbone, size=224)
     manifests = sorted(store.glob(f"*/{MANIFEST}"))
     assert len(manifests) == VIEWS
     for manifest in manifests:

@@ -44,7 +44,7 @@ def test_a_bundle_answers_as_its_trial_did_on_validation(sweep: SweepFolder, str
     examples = open_examples(sweep / "data")
     images = [examples.image(row) for row in table.column("example").to_pylist()]
     pixels = np.stack([eval_pixels(image, bundle.input) for image in images])
-    answered = load_predictor(bundle, threads=1).probabilities(pixels)
+    answered = load_predictor(bundle, threads=1).probabilities([pixels])
     np.testing.assert_allclose(answered, table.column("prob").to_pylist(), atol=1e-5)
 
 

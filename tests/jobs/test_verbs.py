@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
-from jobs.predict import input_files
+from jobs.predict import inputs_of
 from orchestrator.errors import DataError
 from orchestrator.spec.parsing import load_spec
 
@@ -49,7 +49,7 @@ def test_inputs_are_files_and_what_lies_in_folders(tmp_path: Path) -> None:
     single = tmp_path / "z.png"
     single.touch()
 
-    found = list(input_files([str(single), str(tmp_path / "images")]))
+    found = list(inputs_of([str(single), str(tmp_path / "images")], texts=False))
 
     names = [str(path.relative_to(tmp_path)) for path in found]
     assert names == ["z.png", "images/a.png", "images/b.png", "images/sub/c.jpg"]
@@ -59,12 +59,12 @@ def test_a_folder_below_a_hidden_one_can_be_named(tmp_path: Path) -> None:
     (tmp_path / ".data").mkdir()
     (tmp_path / ".data" / "a.png").touch()
 
-    assert list(input_files([str(tmp_path / ".data")])) == [tmp_path / ".data" / "a.png"]
+    assert list(inputs_of([str(tmp_path / ".data")], texts=False)) == [tmp_path / ".data" / "a.png"]
 
 
 def test_an_input_that_is_not_there_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.png: no such file or folder"):
-        list(input_files([str(tmp_path / "none.png")]))
+        list(inputs_of([str(tmp_path / "none.png")], texts=False))
 
 
 @pytest.mark.parametrize("path", sorted(SPECS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -37,7 +37,7 @@ def _one_thread() -> Iterator[None]:
 def written(folder: Path, experiment: Experiment, record: Record, **changes: Any) -> Bundle:
     """A bundle of a random model whose head is scaled so that answers differ between inputs."""
     spec = BackboneSpec(name=experiment.backbone.name, weights="none")
-    backbone = build_backbone(spec, image_size=64, seed=3).train()
+    backbone = build_backbone(spec, size=64, seed=3).train()
     with torch.no_grad():
         backbone.features(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     pooling = experiment.strategy.pooling
@@ -54,7 +54,7 @@ def written(folder: Path, experiment: Experiment, record: Record, **changes: Any
         backbone=backbone,
         head=head,
         test=None,
-        samples=np.zeros((1, 3, 64, 64), np.uint8),
+        samples=[np.zeros((1, 3, 64, 64), np.uint8)],
         created_at="2026-01-31T12:00:00Z",
         **changes,
     )
@@ -87,11 +87,11 @@ def png(image: Image.Image, **options: Any) -> bytes:
 
 def test_probabilities_are_float32_and_sum_to_one(predictor: Predictor) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 64, 64), np.uint8)
-    probs = predictor.probabilities(pixels)
+    probs = predictor.probabilities([pixels])
     assert probs.dtype == np.float32
     assert probs.shape == (4, 3)
     np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-6)
-    np.testing.assert_array_equal(predictor.probabilities(pixels[:0]), np.empty((0, 3)))
+    np.testing.assert_array_equal(predictor.probabilities([pixels[:0]]), np.empty((0, 3)))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_pixels_of_another_shape_or_type_are_refused(
     predictor: Predictor, pixels: np.ndarray
 ) -> None:
     with pytest.raises(SpecError, match=r"is not uint8 \[N, 3, 64, 64\]"):
-        predictor.probabilities(pixels)
+        predictor.probabilities([pixels])
 
 
 def test_one_image_has_one_answer_however_it_is_given(
@@ -117,7 +117,7 @@ def test_one_image_has_one_answer_however_it_is_given(
     answers = list(predictor.predict([path, str(path), path.read_bytes(), photo], batch_size=1))
     assert [a.pop("uri") for a in answers] == [str(path), str(path), "input:2", "input:3"]
     assert all(answer == answers[0] for answer in answers)
-    probs = predictor.probabilities(eval_pixels_of(path, predictor.manifest.input)[None])[0]
+    probs = predictor.probabilities([eval_pixels_of(path, predictor.manifest.input)[None]])[0]
     assert answers[0]["label"] == predictor.manifest.task.labels[int(probs.argmax())]
     assert sorted(answers[0]["probabilities"].values()) == sorted(map(float, probs))
 
@@ -212,8 +212,8 @@ def test_temperature_sharpens_or_softens_and_keeps_the_order(
 ) -> None:
     soft = written(tmp_path / "soft", experiment, record, temperature=2.0)
     pixels = eval_pixels_of(png(photo), bundle.input)[None]
-    hot = np.log(load_predictor(soft).probabilities(pixels).astype(np.float64))
-    cold = np.log(load_predictor(bundle).probabilities(pixels).astype(np.float64))
+    hot = np.log(load_predictor(soft).probabilities([pixels]).astype(np.float64))
+    cold = np.log(load_predictor(bundle).probabilities([pixels]).astype(np.float64))
     np.testing.assert_allclose(np.diff(hot), np.diff(cold) / 2, rtol=1e-4)
 
 

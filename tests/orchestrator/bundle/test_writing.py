@@ -42,7 +42,7 @@ def _one_thread() -> Iterator[None]:
 def backbone(experiment: Experiment) -> Backbone:
     """Trained a little: batch norms have statistics of their own."""
     spec = BackboneSpec(name=experiment.backbone.name, weights="none")
-    built = build_backbone(spec, image_size=64, seed=3).train()
+    built = build_backbone(spec, size=64, seed=3).train()
     with torch.no_grad():
         built.features(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     return built
@@ -71,7 +71,7 @@ def write(
             "backbone": backbone,
             "head": head,
             "test": None,
-            "samples": samples,
+            "samples": [samples],
             "created_at": AT,
         }
         return write_bundle(folder, **{**arguments, **changes})
@@ -96,7 +96,7 @@ def test_the_bundle_answers_as_the_model_in_memory(
     model = copy.deepcopy(Classifier(backbone, head, experiment.strategy)).eval()
     with torch.inference_mode():
         expected = model(images).softmax(dim=1).numpy()
-    answered = load_predictor(bundle).probabilities(samples)
+    answered = load_predictor(bundle).probabilities([samples])
     np.testing.assert_allclose(answered, expected, rtol=1e-4, atol=1e-6)
     assert np.ptp(answered, axis=0).max() > 1e-4  # the inputs are told apart at all
 
@@ -115,7 +115,7 @@ def test_all_tensors_are_written_bit_for_bit(
 
 def test_two_loads_answer_alike(write: Write, tmp_path: Path, samples: np.ndarray) -> None:
     bundle = write(tmp_path / "bundle")
-    first, second = (load_predictor(bundle).probabilities(samples) for _ in range(2))
+    first, second = (load_predictor(bundle).probabilities([samples]) for _ in range(2))
     assert first.tobytes() == second.tobytes()
 
 
@@ -251,7 +251,7 @@ def test_tensors_that_share_memory_or_are_not_contiguous_are_kept(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"samples": np.empty((0, 3, 64, 64), np.uint8)}, "samples: none given"),
+        ({"samples": [np.empty((0, 3, 64, 64), np.uint8)]}, "samples: none given"),
         ({"created_at": "2026-01-31"}, "no time zone"),
         ({"test": {"metrics": {"accuracy": "high"}}}, r"metrics\.accuracy"),
         ({"test": {"accuracy": 0.9}}, "metrics"),

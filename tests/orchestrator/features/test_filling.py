@@ -37,7 +37,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return build_backbone(SPEC, image_size=32)
+    return build_backbone(SPEC, size=32)
 
 
 @pytest.mark.parametrize("view", [0, 3, 7])

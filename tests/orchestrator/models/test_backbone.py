@@ -11,7 +11,6 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from orchestrator.features.filling import from_stored, to_stored
 from orchestrator.features.onnx_outputs import OnnxOutputs, agree
 from orchestrator.models.backbone import Backbone, Output
 from orchestrator.models.backbone_facts import library_features
@@ -105,9 +104,9 @@ def test_activations_stored_in_half_precision_give_the_features_within_a_bound(c
 
     for cut in backbone.cuts:
         prefix = backbone.prefix(images, cut, "multi-scale")
-        stored = to_stored(backbone, prefix.activations).astype(np.float16)
-        read = from_stored(backbone, stored, images.device)
-        exact = from_stored(backbone, to_stored(backbone, prefix.activations), images.device)
+        stored = backbone.to_stored(prefix.activations).astype(np.float16)
+        read = backbone.from_stored(stored, images.device)
+        exact = backbone.from_stored(backbone.to_stored(prefix.activations), images.device)
         found = backbone.features_from(read, cut, "multi-scale", prefix.pooled)
 
         torch.testing.assert_close(exact, prefix.activations, rtol=0, atol=0)

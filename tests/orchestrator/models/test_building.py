@@ -29,7 +29,7 @@ def spec(name: str) -> BackboneSpec:
 def test_a_backbone_takes_another_image_size_where_its_architecture_allows(
     name: str, size: int
 ) -> None:
-    backbone = build_backbone(spec(name), image_size=size)
+    backbone = build_backbone(spec(name), size=size)
 
     assert backbone.input.size == size
     assert backbone.features(torch.zeros(1, 3, size, size)).shape == (1, backbone.feature_width())
@@ -44,7 +44,7 @@ def test_a_backbone_takes_another_image_size_where_its_architecture_allows(
 )
 def test_a_size_that_does_not_fit_is_a_fault_of_the_spec(name: str, size: int) -> None:
     with pytest.raises(SpecError, match=f"image_size: {name} does not take images of {size}"):
-        build_backbone(spec(name), image_size=size)
+        build_backbone(spec(name), size=size)
 
 
 def test_an_unknown_name_is_a_fault_with_the_nearest_name() -> None:
@@ -53,7 +53,7 @@ def test_an_unknown_name_is_a_fault_with_the_nearest_name() -> None:
 
 
 def test_a_new_backbone_is_in_eval_mode_with_everything_trainable() -> None:
-    backbone = build_backbone(spec("mobilenetv3_small_100"), image_size=64)
+    backbone = build_backbone(spec("mobilenetv3_small_100"), size=64)
 
     assert not any(module.training for module in backbone.modules())
     assert all(parameter.requires_grad for parameter in backbone.parameters())
@@ -61,11 +61,11 @@ def test_a_new_backbone_is_in_eval_mode_with_everything_trainable() -> None:
 
 def test_the_seed_alone_decides_random_weights() -> None:
     torch.manual_seed(1)
-    first = build_backbone(spec("mobilenetv3_small_100"), image_size=64, seed=3)
+    first = build_backbone(spec("mobilenetv3_small_100"), size=64, seed=3)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    second = build_backbone(spec("mobilenetv3_small_100"), image_size=64, seed=3)
-    other = build_backbone(spec("mobilenetv3_small_100"), image_size=64, seed=4)
+    second = build_backbone(spec("mobilenetv3_small_100"), size=64, seed=3)
+    other = build_backbone(spec("mobilenetv3_small_100"), size=64, seed=4)
 
     assert tensors_digest(first) == tensors_digest(second) != tensors_digest(other)
     assert torch.equal(torch.get_rng_state(), state)

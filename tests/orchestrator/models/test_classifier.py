@@ -21,9 +21,7 @@ def test_tensors_are_turned_as_pixels_are(view: int) -> None:
 
 @pytest.mark.parametrize("n_views", [1, 4, 8])
 def test_logits_are_the_mean_over_the_views(n_views: int) -> None:
-    backbone = build_backbone(
-        BackboneSpec(name="mobilenetv3_small_050", weights="none"), image_size=32
-    )
+    backbone = build_backbone(BackboneSpec(name="mobilenetv3_small_050", weights="none"), size=32)
     params = FeatureExtraction(predict_views=n_views)
     head = build_classifier_head(backbone, params, n_outputs=3)
     classifier = Classifier(backbone, head, params).eval()

@@ -27,7 +27,7 @@ STEPPED = (*(n for n in LISTED if n not in LARGE), *(n for n in LARGE.values() i
 
 
 def build(name: str) -> Backbone:
-    return build_backbone(BackboneSpec(name=name, weights="none"), image_size=32)
+    return build_backbone(BackboneSpec(name=name, weights="none"), size=32)
 
 
 @pytest.fixture(scope="module", params=STEPPED)

@@ -22,7 +22,7 @@ NAME = "mobilenetv3_small_050"
 
 
 def built(weights: str | Path, *, name: str = NAME, seed: int = 0) -> Backbone:
-    return build_backbone(BackboneSpec(name=name, weights=str(weights)), image_size=64, seed=seed)
+    return build_backbone(BackboneSpec(name=name, weights=str(weights)), size=64, seed=seed)
 
 
 def tensors(name: str = NAME) -> dict[str, Tensor]:

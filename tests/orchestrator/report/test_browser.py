@@ -133,7 +133,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def test_the_page_is_quiet_fits_every_screen_and_answers(browser, build_sweep, thumbnail):
-    page = write_report(build_sweep(), thumbnail=thumbnail)
+    page = write_report(build_sweep(), preview=thumbnail)
     for width in (1280, 390):
         for dark in (False, True):
             browser.open(page, width=width, dark=dark)

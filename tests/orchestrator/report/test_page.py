@@ -62,7 +62,7 @@ def test_every_record_is_on_the_leaderboard(build_sweep):
 
 
 def test_the_page_fetches_nothing(build_sweep, thumbnail):
-    page = page_of(build_sweep(uri="https://bucket/{split}/{example}.png"), thumbnail=thumbnail)
+    page = page_of(build_sweep(uri="https://bucket/{split}/{example}.png"), preview=thumbnail)
     fetching = {"src", "srcset", "poster", "data", "action", "formaction", "background"}
     outline = Outline(page)
     for tag, attributes in outline.tags:
@@ -202,19 +202,19 @@ def test_large_sweeps_stay_small_and_quick_and_say_what_they_leave_out(build_swe
 
 def test_pictures_are_embedded_until_they_would_be_too_many(build_sweep, thumbnail):
     folder = build_sweep(n_trials=3)
-    small = page_of(folder, thumbnail=thumbnail)
+    small = page_of(folder, preview=thumbnail)
     assert small.count("data:image/png;base64,") == 24
-    huge = page_of(folder, thumbnail=lambda split, example: thumbnail(split, example) * 40)
+    huge = page_of(folder, preview=lambda split, example: thumbnail(split, example) * 40)
     assert 0 < huge.count("data:image/png;base64,") < 24
     assert len(huge) < 5_000_000
-    none = page_of(folder, thumbnail=lambda split, example: None)
+    none = page_of(folder, preview=lambda split, example: None)
     assert "no picture" in none
 
 
 def test_thumbnails_are_asked_for_the_split_and_the_example_of_the_mistake(build_sweep):
     folder = build_sweep(n_trials=3)
     asked = []
-    page_of(folder, thumbnail=lambda *key: asked.append(key))
+    page_of(folder, preview=lambda *key: asked.append(key))
     worst, n_wrong = mistakes(read_sweep(folder).predictions)
     assert asked == [("test", mistake.example) for mistake in worst]
     assert n_wrong >= len(worst)

@@ -65,7 +65,7 @@ def fill(sweep: PreparedSweep, start: TrialStart, store: FeatureStore) -> None:
     )
     backbone = pristine_backbone(
         experiment.backbone,
-        image_size=experiment.input.size,
+        size=experiment.input.size,
         expected_digest=experiment.weights_digest,
         seed=0,
     )

@@ -71,9 +71,11 @@ def experiment_of(
 
 
 @cache
-def initial_backbone(name: str) -> Backbone:
+def initial_backbone(backbone: str | BackboneSpec) -> Backbone:
     """A randomly initialised backbone, not to be changed."""
-    return build_backbone(BackboneSpec(name=name, weights="none"), image_size=SIZE)
+    if isinstance(backbone, str):
+        backbone = BackboneSpec(name=backbone, weights="none")
+    return build_backbone(backbone, size=SIZE)
 
 
 class MemoryIO:
@@ -106,7 +108,7 @@ class MemoryIO:
         self.threads = 1
         self.checkpoints = checkpoints
         self.examples = examples
-        self.used = copy.deepcopy(initial_backbone(experiment.backbone.name))
+        self.used = copy.deepcopy(initial_backbone(experiment.backbone))
         self.rows: list[EpochRow] = []
         self.reported: dict[str, Tensor] = {}
         self.phases: list[PhaseRow] = []
@@ -154,7 +156,7 @@ class MemoryIO:
             for part in part_ranges(len(positions)):
                 with self._store.writing(key, part) as writer:
                     for (values,) in compute_outputs(
-                        copy.deepcopy(initial_backbone(self._experiment.backbone.name)),
+                        copy.deepcopy(initial_backbone(self._experiment.backbone)),
                         self.examples,
                         positions[part.start : part.stop],
                         [output],
@@ -240,7 +242,7 @@ class Outcome:
         self.probs = np.empty((0, 0), np.float32)
         if result.checkpoint is not None:
             folder = io.checkpoints / Path(result.checkpoint).name
-            fresh = copy.deepcopy(initial_backbone(experiment.backbone.name))
+            fresh = copy.deepcopy(initial_backbone(experiment.backbone))
             network = trained_network(experiment, fresh, folder)
             self.tensors = {name: t.clone() for name, t in network.state_dict().items()}
             self.probs = predict_probs(

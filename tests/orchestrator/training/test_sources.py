@@ -13,8 +13,8 @@ from orchestrator.spec.strategy import Augment, FeatureExtraction, Partial, Pool
 from orchestrator.training.phases import compile_phases
 from orchestrator.training.sources import (
     Batch,
-    ImageSource,
     PrefixSource,
+    PreparedSource,
     StoredSource,
     build_source,
 )
@@ -35,9 +35,9 @@ def batches_of(experiment: Experiment, io: MemoryIO, epoch: int, workers: Worker
     [
         (FeatureExtraction(), StoredSource),
         (FeatureExtraction(augment="light", views=2), StoredSource),
-        (FeatureExtraction(augment="light"), ImageSource),
-        (FeatureExtraction(mixup=0.1), ImageSource),
-        (FeatureExtraction(mixup=0.1, augment="light", views=2), ImageSource),
+        (FeatureExtraction(augment="light"), PreparedSource),
+        (FeatureExtraction(mixup=0.1), PreparedSource),
+        (FeatureExtraction(mixup=0.1, augment="light", views=2), PreparedSource),
     ],
 )
 def test_features_are_read_where_images_would_say_the_same(
@@ -129,7 +129,7 @@ def test_stored_features_are_what_the_images_give(make_io: MakeIO) -> None:
     experiment = experiment_of(FeatureExtraction(batch_size=4), make_io.examples)
     io = make_io(experiment)
     (phase,) = compile_phases(experiment.strategy, 6)
-    images = ImageSource(experiment, phase, io, ALONE)
+    images = PreparedSource(experiment, phase, io, ALONE)
     stored = StoredSource(experiment, "none", io, ALONE)
     with torch.inference_mode():
         for seen, read in zip(images.training(1), stored.training(1), strict=True):
@@ -154,7 +154,7 @@ def test_stored_activations_are_what_the_images_give_in_the_same_views(
     stored = build_source(experiment, phase, io.used, io, ALONE)
     io.stores_cuts = False
     images = build_source(experiment, phase, io.used, io, ALONE)
-    assert (type(stored), type(images)) == (PrefixSource, ImageSource)
+    assert (type(stored), type(images)) == (PrefixSource, PreparedSource)
     assert stored.cut is not None
     network = build_network(experiment, io).eval()
     with torch.inference_mode():
@@ -182,7 +182,7 @@ def test_a_phase_whose_pictures_change_reads_images(make_io: MakeIO) -> None:
         experiment = experiment_of(strategy, make_io.examples)
         io = make_io(experiment)
         (phase,) = compile_phases(strategy, io.used.n_stages)
-        assert type(build_source(experiment, phase, io.used, io, ALONE)) is ImageSource
+        assert type(build_source(experiment, phase, io.used, io, ALONE)) is PreparedSource
 
 
 def test_fixed_draws_recur_and_fresh_ones_do_not(make_io: MakeIO) -> None:
@@ -192,7 +192,7 @@ def test_fixed_draws_recur_and_fresh_ones_do_not(make_io: MakeIO) -> None:
         experiment = experiment_of(strategy, make_io.examples)
         io = make_io(experiment)
         (phase,) = compile_phases(strategy, io.used.n_stages)
-        batches = ImageSource(experiment, phase, io, ALONE).training(epoch)
+        batches = PreparedSource(experiment, phase, io, ALONE).training(epoch)
         return {bytes(image.numpy()) for batch in batches for image in batch.inputs}
 
     n_examples = len(make_io.examples.indices("train"))

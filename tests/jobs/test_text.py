@@ -1,0 +1,94 @@
+"""Texts from a folder to a promoted bundle, by the verbs that images take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from jobs.promote import bundle_trial
+from jobs.report import previews
+from orchestrator.bundle.predictor import load_predictor
+from orchestrator.report.page import write_report
+from orchestrator.runtime.cluster import Cluster
+from orchestrator.runtime.folders import SweepFolder
+from orchestrator.runtime.process_cache import open_examples
+from orchestrator.spec.parsing import parse_sweep
+from orchestrator.tuning.sweep import run_sweep
+from tests.orchestrator.text_material import write_encoder, write_texts
+
+pytestmark = pytest.mark.ray
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def sweep(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
+    """Heads, a partly and a wholly fine-tuned encoder, and the same from scratch."""
+    root = tmp_path_factory.mktemp("texts")
+    write_texts(root / "train", 30, seed=0)
+    write_texts(root / "test", 6, seed=1)
+    write_encoder(root / "tiny")
+    raw = {
+        "name": "texts",
+        "task": "text-classification",
+        "data": {"train": "train", "test": "test"},
+        "defaults": {"max_length": 32, "epochs": 2, "batch_size": 8},
+        "search": [
+            {"strategy": "feature-extraction", "backbone": "tiny", "head_lr": {"log": [1e-3, 0.1]}},
+            {"strategy": "partial", "backbone": "tiny", "unfreeze": [1, 2], "views": 2},
+            {"strategy": "full", "backbone": "tiny"},
+            {"strategy": "scratch", "backbone": "tiny"},
+        ],
+        "budget": {"trials": 6},
+        "storage": "runs",
+    }
+    outcome = run_sweep(parse_sweep(raw, base=root))
+    assert (outcome.ended, outcome.failed) == (6, 0), outcome
+    return SweepFolder(outcome.folder)
+
+
+def test_trials_share_what_is_frozen_and_fine_tuning_starts_from_the_best_head(
+    sweep: SweepFolder,
+) -> None:
+    plan = sweep.read("plan.json")
+    assert plan is not None
+    shared = {row["what"] for row in plan["shared"]}
+    assert "tiny mean features at 32 tokens" in shared
+    assert "tiny activations after stage 1 at 32 tokens, view 1" in shared
+    tuned = [r for r in sweep.records().values() if r.experiment.strategy.strategy == "full"]
+    assert [set(r.experiment.parents) for r in tuned] == [{"head"}]
+
+
+@pytest.mark.parametrize("strategy", ["feature-extraction", "partial"])
+def test_a_bundle_answers_as_its_trial_did(sweep: SweepFolder, strategy: str) -> None:
+    records = sweep.records().values()
+    record = next(r for r in records if r.experiment.strategy.strategy == strategy)
+    bundle = bundle_trial(sweep, record)
+    assert {"config.json", "tokenizer.json"} <= set(bundle.manifest.files)
+    path = sweep.trial(record.trial).root / "validation.arrow"
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    examples = open_examples(sweep / "data")
+    predictor = load_predictor(bundle, threads=1)
+    rows = table.column("example").to_pylist()
+    texts = [examples.text(row) for row in rows]
+    answers = list(predictor.predict(texts, top=3, batch_size=7))
+    probs = [[a["probabilities"][label] for label in bundle.task.labels] for a in answers]
+    np.testing.assert_allclose(probs, table.column("prob").to_pylist(), atol=2e-3)
+
+    files = [Path(examples.uri(row)) for row in rows[:3]]
+    from_files = list(predictor.predict(files, top=3))
+    assert [a["label"] for a in from_files] == [a["label"] for a in answers[:3]]
+    assert from_files[0]["uri"] == str(files[0])
+    odd = list(predictor.predict(["", "a cat", b"a\0b"]))
+    assert [a.get("error", "")[:5] for a in odd] == ["is em", "", "holds"]
+
+
+def test_the_report_shows_the_texts_that_were_answered_wrongly(sweep: SweepFolder) -> None:
+    page = write_report(sweep.root, preview=previews(sweep.root)).read_text()
+    assert "the first 32 tokens" in page
+    assert page.count('<blockquote class="excerpt">') > 0

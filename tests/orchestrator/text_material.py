@@ -1,0 +1,69 @@
+"""A tiny text encoder in the hub's format, and texts of three kinds that it can tell apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+WORDS = {
+    "animals": ["cat", "dog", "horse", "bird", "fish", "cow", "sheep", "goat", "lion", "bear"],
+    "colours": ["red", "green", "blue", "yellow", "white", "black", "pink", "brown", "grey"],
+    "numbers": ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+}
+FILLERS = ["the", "a", "of", "and", "to", "in", "is", "was", "it", "for", "on", "with", "as"]
+LETTERS = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def tiny_tokenizer(extra: int = 0) -> Tokenizer:
+    """A word-piece tokenizer as BERT's, of some two hundred tokens and `extra` more."""
+    words = [*SPECIAL, *LETTERS, *FILLERS, *(w for some in WORDS.values() for w in some)]
+    words += [f"extra{i}" for i in range(extra)]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def write_encoder(folder: Path, *, n_layers: int = 3, seed: int = 0) -> Path:
+    """A BERT of three layers and width 32 with random weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = tiny_tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = transformers.BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        num_hidden_layers=n_layers,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def write_texts(root: Path, n: int, *, seed: int) -> Path:
+    """`n` texts of each kind, of very different lengths, one folder a kind."""
+    rng = np.random.default_rng(seed)
+    for label, words in WORDS.items():
+        (root / label).mkdir(parents=True)
+        for i in range(n):
+            length = int(rng.choice([4, 8, 30, 70]))
+            chosen = [
+                str(rng.choice(words if rng.random() < 0.3 else FILLERS)) for _ in range(length)
+            ]
+            text = " ".join([*chosen, str(rng.choice(words)), f"{'abcdefghij'[i % 10]}{label[:2]}"])
+            (root / label / f"{i:03d}.txt").write_text(f"{text} {seed * 1000 + i}\n")
+    return root
