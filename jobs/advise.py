@@ -13,7 +13,8 @@ from orchestrator.errors import SpecError, nearest
 from orchestrator.spec.backbone_table import backbone_names
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.locations import absolute
-from orchestrator.spec.parts import BackboneSpec, TaskKind
+from orchestrator.spec.parts import BackboneSpec, Modality, TaskKind, modality_of
+from orchestrator.spec.text_encoders import TEXT_ENCODERS, is_encoder_folder
 
 DEFAULT_BACKBONES = ("mobilenetv3_small_100", "tf_efficientnet_lite0", "resnet50")
 
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[=WEIGHTS]",
         action="append",
         help="a candidate, with a weights file if need be "
-        f"(default: {', '.join(DEFAULT_BACKBONES)})",
+        f"(default: {', '.join(DEFAULT_BACKBONES)}; for texts an id on the hub or a folder, "
+        f"default: {TEXT_ENCODERS[0]})",
     )
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)"
@@ -37,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     """Run the verb."""
-    backbones = [_backbone(text) for text in args.backbone or DEFAULT_BACKBONES]
+    modality = modality_of(args.task)
+    defaults = DEFAULT_BACKBONES if modality == "image" else TEXT_ENCODERS[:1]
+    backbones = [_backbone(text, modality) for text in args.backbone or defaults]
     here = Path.cwd()
     spec = DataSpec(
         train=absolute(args.data, here), test=absolute(args.test, here) if args.test else None
@@ -45,6 +49,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     from orchestrator.data.preparing import prepare_data
     from orchestrator.spec.parts import TaskSpec
     from orchestrator.tuning.advising import advise
+    from orchestrator.tuning.preparing import tokenize
 
     with tempfile.TemporaryDirectory(prefix="orchestrator-advise-") as cache:
         prepared = prepare_data(
@@ -52,8 +57,9 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
             task=args.task,
             seed=0,
             cache=Path(cache),
-            progress=lambda done, total: terminal.count("images checked", done, total),
+            progress=lambda done, total: terminal.count(f"{modality}s checked", done, total),
         )
+        tokenize(prepared.examples, backbones, terminal)
         task = TaskSpec(kind=args.task, labels=prepared.examples.labels)
         advice = advise(prepared.examples, task, backbones, threads=args.threads, progress=terminal)
     audit = prepared.audit
@@ -68,7 +74,12 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     return 0, {"audit": audit.to_json(), "advice": advice.to_json()}
 
 
-def _backbone(text: str) -> BackboneSpec:
+def _backbone(text: str, modality: Modality) -> BackboneSpec:
+    if modality == "text":
+        folder = Path(text).expanduser().absolute()
+        if is_encoder_folder(folder):
+            return BackboneSpec(name=folder.name, folder=str(folder))
+        return BackboneSpec(name=text)
     name, _, weights = text.partition("=")
     if name not in set(backbone_names()):
         raise SpecError(f"--backbone: no backbone {name!r}.{nearest(name, backbone_names())}")
@@ -84,7 +95,7 @@ def _class_table(classes: dict[str, dict[str, int]]) -> Any:
     from rich.table import Table
 
     splits = ("train", "validation", "test")
-    table = Table(title="usable images")
+    table = Table(title="usable examples")
     table.add_column("class")
     for split in splits:
         table.add_column(split, justify="right")

@@ -6,8 +6,10 @@ import argparse
 from typing import Any, get_args
 
 from jobs.terminal import Terminal
+from orchestrator.errors import listing
 from orchestrator.spec.backbone_table import LISTED, BackboneFacts, backbone_names, facts_for
-from orchestrator.spec.parts import TaskKind
+from orchestrator.spec.parts import TaskKind, modality_of
+from orchestrator.spec.text_encoders import BEST_FOR, FAMILIES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     """Run the verb."""
+    if modality_of(args.task) == "text":
+        return _encoders(args, terminal)
     everything = args.all or args.match
     names = [
         name
@@ -34,6 +38,21 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
             n_more = len(backbone_names()) - len(LISTED)
             terminal.show(f"and {n_more:,} more: --all, or --match vit")
     return 0, [_row(row) for row in facts]
+
+
+def _encoders(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
+    """Text encoders are named by their id on the hub, or by a folder; these are a choice."""
+    from rich.table import Table
+
+    wanted = (args.match or "").lower()
+    rows = [(name, best) for name, best in BEST_FOR.items() if wanted in name.lower()]
+    if not args.json:
+        table = Table("on the Hugging Face hub", "best for", title="text encoders")
+        for row in rows:
+            table.add_row(*row)
+        terminal.show(table)
+        terminal.show(f"or any encoder, on the hub or in a local folder, of {listing(FAMILIES)}")
+    return 0, [{"name": name, "best_for": best} for name, best in rows]
 
 
 def _row(facts: BackboneFacts) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import Any, get_args
 
 from jobs.terminal import Terminal
 from orchestrator.errors import SpecError
-from orchestrator.spec.parts import TaskKind
+from orchestrator.spec.parts import TaskKind, modality_of
 from orchestrator.spec.reading import read_yaml
+from orchestrator.spec.text_encoders import TEXT_ENCODERS
 
 TEMPLATE = """\
 # A sweep. Run it with `orchestrator sweep {file}`; the same command continues it.
@@ -27,27 +28,47 @@ data:
 
 defaults: {{seed: 0}}           # any parameter of a block below, for all blocks that have it
 
-search:                       # one block a strategy; lists and ranges are searched
-  - strategy: feature-extraction          # the head alone, on stored features: minutes
-    backbone: [mobilenetv3_small_100, tf_efficientnet_lite0]   # `orchestrator backbones`
-    head_lr: {{log: [1e-3, 3e-3]}}
-    head: [linear, mlp]
-    pooling: [last, multi-scale]
-  - strategy: partial                     # head warm-up, then the last stages
-    backbone: [tf_efficientnet_lite0]     # or {{name: …, weights: none | FILE | hub:ID}}
-    unfreeze: [1, 2, 3]
-    backbone_lr: {{log: [1e-5, 1e-4]}}
-  # - strategy: full                      # head warm-up, then everything, early stages slowest
-  #   backbone: [tf_efficientnet_lite0]
-  # - strategy: scratch                   # the baseline that gains are quoted against
-  #   backbone: [tf_efficientnet_lite0]
-
+{search}
 budget: {{trials: 16, minutes: 60}}
 objective: {{metric: {metric}}}       # accuracy, f1_macro, roc_auc, log_loss, ece
 tuner: {{searcher: optuna, scheduler: asha}}
 workers: {{per_trial: 1, cpus: 1, gpus: 0}}
 storage: runs                 # a folder that all nodes of the cluster see
 """
+
+SEARCH = {
+    "image": """\
+search:                       # one block a strategy; lists and ranges are searched
+  - strategy: feature-extraction          # the head alone, on stored features: minutes
+    backbone: [mobilenetv3_small_100, tf_efficientnet_lite0]   # `orchestrator backbones`
+    head_lr: {log: [1e-3, 3e-3]}
+    head: [linear, mlp]
+    pooling: [last, multi-scale]
+  - strategy: partial                     # head warm-up, then the last stages
+    backbone: [tf_efficientnet_lite0]     # or {name: …, weights: none | FILE | hub:ID}
+    unfreeze: [1, 2, 3]
+    backbone_lr: {log: [1e-5, 1e-4]}
+  # - strategy: full                      # head warm-up, then everything, early stages slowest
+  #   backbone: [tf_efficientnet_lite0]
+  # - strategy: scratch                   # the baseline that gains are quoted against
+  #   backbone: [tf_efficientnet_lite0]
+""",
+    "text": """\
+search:                       # one block a strategy; lists and ranges are searched
+  - strategy: feature-extraction          # the head alone, on stored features: minutes
+    backbone: ENCODER   # an id on the hub, or a local folder
+    head_lr: {log: [3e-4, 3e-3]}
+    pooling: [mean, last]
+  - strategy: partial                     # head warm-up, then the last layers
+    backbone: ENCODER
+    unfreeze: [1, 2, 4]
+    backbone_lr: {log: [2e-5, 5e-5]}
+  # - strategy: full                      # head warm-up, then everything, layer-wise rates
+  #   backbone: ENCODER
+  # - strategy: scratch                   # the baseline that gains are quoted against
+  #   backbone: ENCODER
+""".replace("ENCODER", TEXT_ENCODERS[0]),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +98,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         name=_scalar(_name(args.data)),
         task=args.task,
         train=_scalar(train),
+        search=SEARCH[modality_of(args.task)],
         metric="roc_auc" if "multilabel" in args.task else "f1_macro",
     )
     out.parent.mkdir(parents=True, exist_ok=True)

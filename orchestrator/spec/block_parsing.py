@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.errors import Fault, SpecError, WeightsError, listing, nearest, shown
-from orchestrator.spec.backbone_table import backbone_names, is_image_backbone
+from orchestrator.errors import Fault, listing, nearest, shown
+from orchestrator.spec.backbone_parsing import Written, parse_backbones, repeats
 from orchestrator.spec.backbones import facts_of
-from orchestrator.spec.fault_messages import as_faults, sentence, validated
-from orchestrator.spec.locations import absolute
+from orchestrator.spec.fault_messages import as_faults, sentence
 from orchestrator.spec.parts import BackboneSpec, Modality
 from orchestrator.spec.search_space import Block, Choice, Constant, Dimension, Range, is_number
-from orchestrator.spec.strategy import ONLY_FOR, STRATEGIES, StrategyParams, with_defaults
-from orchestrator.spec.text_encoders import HUB_ID, is_encoder_folder
+from orchestrator.spec.strategy import STRATEGIES, StrategyParams
+from orchestrator.spec.text_encoders import (
+    encoder_config,
+    longest_input,
+)
+from orchestrator.spec.vetted import ONLY_FOR, with_defaults
 
 RANGE_KINDS = ("log", "uniform", "int")
 MOST = 1e300  # no bound of a range is larger; infinities are not
@@ -83,8 +84,8 @@ def parse_block(
         if k not in ("strategy", *allowed)
     ]
     dims: dict[str, Dimension] = {}
-    written = _Written(f"{key}.backbone", name, modality, base)
-    backbone = _backbones(raw.get("backbone"), written, faults)
+    written = Written(f"{key}.backbone", name, modality, base)
+    backbone = parse_backbones(raw.get("backbone"), written, faults)
     if backbone is not None:
         dims["backbone"] = backbone
     for parameter in _parameters(cls, modality):
@@ -101,7 +102,8 @@ def parse_block(
             dims[parameter] = dim
     block = Block(strategy=name, dimensions=dims, modality=modality)
     if len(faults) == before:
-        faults += _depth_faults(block, key) + _combination_faults(block, key)
+        faults += _depth_faults(block, key) + _length_faults(block, key)
+        faults += _combination_faults(block, key)
     return block if len(faults) == before else None
 
 
@@ -119,123 +121,6 @@ def _unknown(strategy: str, name: object, allowed: Sequence[str], modality: Moda
     owners = [s for s, cls in STRATEGIES.items() if name in _parameters(cls, modality)]
     belongs = f" It belongs to {listing(owners)}." if owners else ""
     return f"{strategy} has no such parameter.{nearest(name, allowed)}{belongs}"
-
-
-@dataclass(frozen=True)
-class _Written:
-    """Where a backbone stands in the spec: its key, and what it must fit."""
-
-    key: str
-    strategy: str
-    modality: Modality
-    base: Path
-
-
-def _backbones(raw: Any, at: _Written, faults: list[Fault]) -> Constant | Choice | None:
-    if raw is None:
-        faults.append(
-            Fault(at.key, "missing. Name one or more; `orchestrator backbones` lists them")
-        )
-        return None
-    if isinstance(raw, Mapping) and set(raw) == {"choice"}:
-        raw = raw["choice"]
-    items = raw if isinstance(raw, list) else [raw]
-    specs = []
-    for n, item in enumerate(items):
-        where = replace(at, key=f"{at.key}[{n}]") if isinstance(raw, list) else at
-        spec = _backbone(item, where, faults)
-        if spec is not None:
-            specs.append(spec.model_dump(exclude_none=True))
-    if not items:
-        faults.append(Fault(at.key, "an empty list. Name at least one backbone"))
-    if len(specs) != len(items) or not specs or _repeats(specs, at.key, faults):
-        return None
-    return Choice(values=tuple(specs)) if isinstance(raw, list) else Constant(value=specs[0])
-
-
-def _backbone(item: Any, at: _Written, faults: list[Fault]) -> BackboneSpec | None:
-    if not isinstance(item, str | Mapping):
-        faults.append(
-            Fault(at.key, f"{shown(item)} is no backbone. Use NAME or {{name: …, weights: …}}")
-        )
-        return None
-    written = {"name": item} if isinstance(item, str) else item
-    spec = validated(BackboneSpec, written, prefix=at.key, faults=faults)
-    if spec is None:
-        return None
-    before = len(faults)
-    found = _encoder(spec, at, faults) if at.modality == "text" else _image(spec, at, faults)
-    if found is None or len(faults) > before:
-        return None
-    return found.model_copy(update={"weights": "none"}) if at.strategy == "scratch" else found
-
-
-def _image(spec: BackboneSpec, at: _Written, faults: list[Fault]) -> BackboneSpec | None:
-    """The backbone of the table that `spec` names, its weights file found."""
-    if spec.folder is not None:
-        faults.append(Fault(f"{at.key}.folder", "is for text encoders. Use weights: PATH"))
-        return None
-    if not is_image_backbone(spec.name):
-        near = nearest(spec.name, backbone_names())
-        faults.append(
-            Fault(
-                at.key,
-                f"no backbone {shown(spec.name)}.{near} `orchestrator backbones` lists them",
-            )
-        )
-        return None
-    if spec.weights in ("default", "none"):
-        return spec
-    if at.strategy == "scratch":
-        faults.append(Fault(at.key, f"scratch starts from weights: none, not {spec.weights!r}"))
-        return None
-    if spec.weights.startswith("hub:"):
-        return spec
-    try:
-        path = absolute(spec.weights, at.base)
-    except SpecError as err:
-        faults.append(Fault(f"{at.key}.weights", str(err)))
-        return None
-    if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises on a name that is too long)
-        told = f"no file {shown(path, most=300)}. Allowed: default, none, a file, or hub:<id>"
-        faults.append(Fault(f"{at.key}.weights", told))
-        return None
-    return spec.model_copy(update={"weights": path})
-
-
-def _encoder(spec: BackboneSpec, at: _Written, faults: list[Fault]) -> BackboneSpec | None:
-    """The text encoder that `spec` names: a local folder, or an id on the hub."""
-    if is_image_backbone(spec.name):
-        told = f"{spec.name} is for images. Name an encoder on the hub, or a local folder"
-        faults.append(Fault(at.key, told))
-        return None
-    if spec.weights not in ("default", "none"):
-        told = (
-            f"{shown(spec.weights)} is not one of default, none. Name a folder to use its weights"
-        )
-        faults.append(Fault(f"{at.key}.weights", told))
-        return None
-    place = spec.folder if spec.folder is not None else spec.name
-    try:
-        path = Path(absolute(place, at.base))
-    except SpecError as err:
-        faults.append(Fault(at.key, str(err)))
-        return None
-    if is_encoder_folder(path):
-        spec = spec.model_copy(update={"name": path.name, "folder": str(path)})
-    elif spec.folder is not None or not HUB_ID.fullmatch(spec.name) or path.exists():
-        told = (
-            f"no encoder {shown(place, most=300)}. Name one on the hub, e.g. bert-base-uncased, "
-            "or a local folder with its config.json, tokenizer and weights"
-        )
-        faults.append(Fault(at.key, told))
-        return None
-    try:
-        facts_of(spec)
-    except WeightsError as err:
-        faults.append(Fault(at.key, str(err)))
-        return None
-    return spec
 
 
 def _dimension(
@@ -289,16 +174,7 @@ def _choice(body: Any, key: str, faults: list[Fault]) -> Choice | None:
     if not isinstance(body, list) or not body:
         faults.append(Fault(key, f"{shown(body)} is no list of at least one value"))
         return None
-    return None if _repeats(body, key, faults) else Choice(values=tuple(body))
-
-
-def _repeats(values: Sequence[Any], key: str, faults: list[Fault]) -> bool:
-    """Whether a value is listed twice, which is told."""
-    counts = Counter(json.dumps(v, default=str) for v in values)
-    repeated = [text for text, count in counts.items() if count > 1]
-    if repeated:
-        faults.append(Fault(key, f"{listing(repeated)} appears twice. Keep one"))
-    return bool(repeated)
+    return None if repeats(body, key, faults) else Choice(values=tuple(body))
 
 
 @dataclass(frozen=True)
@@ -364,6 +240,20 @@ def _depth_faults(block: Block, key: str) -> list[Fault]:
                     "or strategy: full",
                 )
             )
+    return faults
+
+
+def _length_faults(block: Block, key: str) -> list[Fault]:
+    """`max_length` beyond an encoder's positions."""
+    length = block.dimensions.get("max_length")
+    longest = [value for value in length.extremes if value is not None] if length else []
+    faults = []
+    for content in block.dimensions["backbone"].extremes if longest else ():
+        spec = BackboneSpec.model_validate(content)
+        most = longest_input(encoder_config(spec))
+        if max(longest) > most:
+            told = f"{max(longest)} is more than the {most} tokens that {spec.name} takes"
+            faults.append(Fault(f"{key}.max_length", f"{told}. Use at most {most}"))
     return faults
 
 

@@ -17,7 +17,7 @@ from orchestrator.spec.locations import absolute
 from orchestrator.spec.parts import Modality, ObjectiveSpec, TaskKind, modality_of
 from orchestrator.spec.reading import read_spec_file, with_overrides
 from orchestrator.spec.search_space import Block, Range, is_number
-from orchestrator.spec.strategy import FineTuning, usual_ranges
+from orchestrator.spec.strategy import FineTuning
 from orchestrator.spec.sweep import (
     BudgetSpec,
     ScreenSpec,
@@ -27,6 +27,7 @@ from orchestrator.spec.sweep import (
     WorkersSpec,
     objective_from,
 )
+from orchestrator.spec.vetted import usual_ranges
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataSpec,

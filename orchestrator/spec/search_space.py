@@ -8,7 +8,8 @@ from pydantic import Field
 
 from orchestrator.spec.frozen import Frozen, digest_of
 from orchestrator.spec.parts import Modality
-from orchestrator.spec.strategy import STRATEGIES, StrategyParams, defaults_for
+from orchestrator.spec.strategy import STRATEGIES, StrategyParams
+from orchestrator.spec.vetted import defaults_for
 
 
 class Constant(Frozen):

@@ -1,7 +1,8 @@
 """Strategies as data: how far pretrained weights may move, and when.
 
 One class a strategy; its fields are the parameters that a search block of that strategy may name,
-and their defaults are the vetted ones: trial 0 of every block. This file is their only home.
+and their defaults are the vetted ones for images: trial 0 of every block. What is another for texts
+is in `vetted.py`; the two are the only home of defaults.
 
 Sources: two-phase rule and rates, Howard & Ruder (ULMFiT, ACL 2018) and fast.ai's rule of three;
 warm-up of the head before the trunk moves, Kumar et al. (LP-FT, ICLR 2022).
@@ -9,13 +10,11 @@ warm-up of the head before the trunk moves, Kumar et al. (LP-FT, ICLR 2022).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from orchestrator.spec.frozen import Frozen
-from orchestrator.spec.parts import Modality
 
 Rate = Annotated[float, Field(gt=0, le=10)]
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
@@ -270,104 +269,3 @@ STRATEGIES: dict[str, type[StrategyParams]] = {
     "full": Full,
     "scratch": Scratch,
 }
-
-# Parameters that one kind of input alone has.
-ONLY_FOR: dict[str, Modality] = {
-    "augment": "image",
-    "mixup": "image",
-    "cutmix": "image",
-    "image_size": "image",
-    "crop_fraction": "image",
-    "batch_norm": "image",
-    "max_length": "text",
-}
-
-# Where the vetted default for texts is another: the facts table's transformer column.
-_TEXT: dict[str, Any] = {
-    "pooling": "mean",
-    "optimizer": "adamw",
-    "weight_decay": 1e-2,
-    "schedule": "linear-warm-up-cosine",
-    "lr_warm_up": 0.1,
-    "clip_norm": 1.0,
-    "label_smoothing": 0.0,
-    "augment": "none",
-}
-_TEXT_TUNING: dict[str, Any] = {
-    **_TEXT,
-    "batch_size": 16,
-    "epochs": 3,
-    "backbone_lr": 2e-5,
-    "head_lr": 5e-5,
-    "stage_decay": 0.9,
-    "thirds": None,
-}
-TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
-    "feature-extraction": {"pooling": "mean"},
-    "partial": _TEXT_TUNING,
-    "full": _TEXT_TUNING,
-    "scratch": {**_TEXT, "batch_size": 16, "lr": 1e-4, "epochs": 10},
-}
-
-
-def defaults_for(strategy: str, modality: Modality) -> dict[str, Any]:
-    """The vetted default of every parameter of a strategy, for one kind of input."""
-    fields = STRATEGIES[strategy].model_fields
-    defaults = {name: field.default for name, field in fields.items() if name != "strategy"}
-    return defaults | (TEXT_DEFAULTS[strategy] if modality == "text" else {})
-
-
-def with_defaults(strategy: str, modality: Modality, given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` with the defaults that its kind of input has instead of the class's own."""
-    if modality == "image":
-        return dict(given)
-    defaults = dict(TEXT_DEFAULTS[strategy])
-    if given.get("thirds"):
-        defaults["stage_decay"] = None  # the one that is given replaces the other
-    return {**defaults, **given}
-
-
-# The ranges of the facts table: (low, high). A value outside is allowed and noted.
-TEXT_RANGES: dict[str, tuple[float, float]] = {
-    "head_lr": (2e-5, 1e-3),
-    "backbone_lr": (2e-5, 5e-5),
-    "weight_decay": (1e-2, 1e-2),
-    "epochs": (2, 5),
-    "batch_size": (16, 32),
-    "clip_norm": (1.0, 1.0),
-}
-USUAL_RANGES: dict[str, dict[str, tuple[float, float]]] = {
-    "feature-extraction": {
-        "head_lr": (1e-3, 3e-3),
-        "weight_decay": (1e-4, 1e-2),
-        "epochs": (10, 20),
-        "batch_size": (32, 128),
-        "label_smoothing": (0.0, 0.1),
-    },
-    "partial": {
-        "head_lr": (3e-4, 1e-3),
-        "backbone_lr": (1e-5, 1e-4),
-        "weight_decay": (1e-2, 1e-2),
-        "epochs": (15, 30),
-        "batch_size": (32, 64),
-        "clip_norm": (0.0, 1.0),
-        "label_smoothing": (0.1, 0.1),
-    },
-    "full": {
-        "head_lr": (1e-4, 3e-4),
-        "backbone_lr": (1e-5, 1e-4),
-        "weight_decay": (1e-2, 1e-2),
-        "epochs": (20, 50),
-        "batch_size": (32, 64),
-        "clip_norm": (1.0, 1.0),
-        "label_smoothing": (0.05, 0.1),
-    },
-    "scratch": {},
-}
-
-
-def usual_ranges(strategy: str, modality: Modality) -> dict[str, tuple[float, float]]:
-    """What usually works for a strategy: (low, high) by parameter."""
-    if modality == "image":
-        return USUAL_RANGES[strategy]
-    return TEXT_RANGES if strategy in ("partial", "full") else {}

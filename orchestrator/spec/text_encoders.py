@@ -37,6 +37,21 @@ FAMILIES: dict[str, bool] = {
     "roberta": True,
     "xlm-roberta": True,
 }
+# Recommended ids on the hub and what each is best for; order is that of listings.
+BEST_FOR: dict[str, str] = {
+    "sentence-transformers/all-MiniLM-L6-v2": "laptop CPUs, short texts",
+    "distilbert-base-uncased": "BERT at half the cost",
+    "bert-base-uncased": "universal baseline",
+    "roberta-base": "English text of any kind",
+    "microsoft/deberta-v3-base": "accuracy",
+    "answerdotai/ModernBERT-base": "long texts",
+    "xlm-roberta-base": "a hundred languages",
+    "nlpaueb/legal-bert-base-uncased": "contracts and law",
+    "dmis-lab/biobert-v1.1": "biomedical literature",
+    "emilyalsentzer/Bio_ClinicalBERT": "clinical notes",
+}
+TEXT_ENCODERS: tuple[str, ...] = tuple(BEST_FOR)
+
 _VOCABULARY_SLACK = 256  # rows that a library adds to make a matrix's height round
 _ROUND_TRIP = "the weather was fine on the second day"
 

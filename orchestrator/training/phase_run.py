@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from orchestrator.errors import DivergedError
 from orchestrator.models.backbone import batch_norms
@@ -17,6 +16,7 @@ from orchestrator.models.freezing import assert_frozen
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import PhaseRow
 from orchestrator.tasks.losses import Loss
+from orchestrator.training.acceleration import build_accelerator, distributed
 from orchestrator.training.averaging import WeightAverage
 from orchestrator.training.checkpoint import Checkpoint, restore_optimizer
 from orchestrator.training.io import TrialIO
@@ -24,7 +24,7 @@ from orchestrator.training.network import Network
 from orchestrator.training.optimization import build_optimizer, build_schedule
 from orchestrator.training.param_groups import param_groups
 from orchestrator.training.phases import Phase
-from orchestrator.training.precision import autocast, resolve_precision
+from orchestrator.training.precision import resolve_precision
 from orchestrator.training.sources import Batch, Inputs, build_source
 from orchestrator.training.workers import Workers
 
@@ -57,9 +57,10 @@ class PhaseRun:
         self._module = network.module_for(phase, self._source.cut)
         # Pooling every stage bypasses the layers that some backbones have behind the last one.
         bypasses = experiment.strategy.pooling == "multi-scale" and not phase.from_features
-        self._wrapped = workers.wrap(self._module, some_unused=bypasses)
-        self._precision = resolve_precision(experiment.strategy.precision, io.device)
-        self.scaler = torch.amp.GradScaler(enabled=self._precision == "fp16")
+        precision = resolve_precision(experiment.strategy.precision, io.device)
+        self._accelerator = build_accelerator(workers, precision, some_unused=bypasses)
+        self._wrapped = distributed(self._accelerator, self._module)
+        self._stepper = self._accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         trained = [p for group in self.groups for p in group.parameters]
         self._average = WeightAverage(trained, phase.ema_decay) if phase.ema_decay else None
 
@@ -77,9 +78,15 @@ class PhaseRun:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put optimiser, schedule and loss scale back to where the checkpoint left them."""
         restore_optimizer(checkpoint, self.optimizer, self.schedule)
-        self.scaler.load_state_dict(checkpoint.state.get("scaler", {}))
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
         if self._average is not None:
             self._average.restore(checkpoint.last)
+
+    def scaler_state(self) -> dict[str, Any]:
+        """The loss scale, where fp16 needs one."""
+        scaler = self._accelerator.scaler
+        return {} if scaler is None else scaler.state_dict()
 
     def averaged(self) -> AbstractContextManager[None]:
         """Meanwhile the network's weights are their averages, where the phase keeps any."""
@@ -131,7 +138,7 @@ class PhaseRun:
         """Outputs for this worker's share of the validation examples: float32 [n, C]."""
         self._network.eval()
         parts = [torch.empty((0, len(self._experiment.task.labels)), device=self._io.device)]
-        with self.averaged(), torch.inference_mode(), autocast(self._precision, self._io.device):
+        with self.averaged(), torch.inference_mode(), self._accelerator.autocast():
             for views in self._source.validation():
                 parts.append(mean_logits([self._module(inputs).float() for inputs in views]))
         return torch.cat(parts)
@@ -141,18 +148,16 @@ class PhaseRun:
         self.optimizer.zero_grad(set_to_none=True)
         summed = torch.zeros(1, device=self._io.device, dtype=torch.float64)
         for inputs, targets, sync in self._parts(batch):
-            with sync, autocast(self._precision, self._io.device):
+            with sync, self._accelerator.autocast():
                 loss = self.loss(self._outputs(inputs), targets).sum() * batch.weight
                 # DistributedDataParallel divides by the workers; the batch's mean must not.
                 scaled = loss * self._workers.world_size / batch.n_global
-                self.scaler.scale(scaled).backward()
+                self._accelerator.backward(scaled)
             summed += loss.detach()
         if self.phase.clip_norm > 0:
-            self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.groups for p in group.parameters]
-            torch.nn.utils.clip_grad_norm_(parameters, self.phase.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            self._accelerator.clip_grad_norm_(parameters, self.phase.clip_norm)
+        self._stepper.step()
         self.schedule.step()
         if self._average is not None:
             self._average.update(self.schedule.last_epoch)
@@ -178,8 +183,7 @@ class PhaseRun:
         targets = batch.targets.tensor_split(n_parts)
         for number, pair in enumerate(zip(inputs, targets, strict=True), start=1):
             local = number < n_parts and self._workers.world_size > 1
-            wrapped = cast(DistributedDataParallel, self._wrapped)
-            yield *pair, (wrapped.no_sync() if local else nullcontext())
+            yield *pair, (self._accelerator.no_sync(self._wrapped) if local else nullcontext())
 
     def _check_weights(self, epoch: int) -> None:
         """Outputs can be finite though weights are not: the head clamps what it reads."""

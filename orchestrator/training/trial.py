@@ -202,7 +202,7 @@ class _Trial:
             optimizer=run.optimizer,
             schedule=run.schedule,
             validation={"probs": probs},
-            state={**self._state(), "scaler": run.scaler.state_dict()},
+            state={**self._state(), "scaler": run.scaler_state()},
             last=run.last_weights(),
         )
         keep_only(root, {epoch, self.result.best_epoch or epoch})

@@ -7,7 +7,6 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 
 class Workers:
@@ -17,23 +16,6 @@ class Workers:
         self.rank = rank
         self.world_size = world_size
         self.device = device
-
-    def wrap(self, module: nn.Module, *, some_unused: bool = False) -> nn.Module:
-        """`module` with its gradients averaged over the workers.
-
-        Args:
-            module: What trains.
-            some_unused: Whether a forward pass may leave out some of its trainable parameters.
-        """
-        if self.world_size == 1:
-            return module
-        ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            module,
-            device_ids=ids,
-            broadcast_buffers=False,
-            find_unused_parameters=some_unused,
-        )
 
     def total(self, values: Tensor) -> Tensor:
         """Elementwise sum over workers."""

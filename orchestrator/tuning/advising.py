@@ -17,7 +17,7 @@ from orchestrator.features.store import Float32
 from orchestrator.features.transferability import knn_accuracy, log_me
 from orchestrator.models.building import build_backbone
 from orchestrator.models.head import build_head
-from orchestrator.spec.backbone_table import facts_for
+from orchestrator.spec.backbones import backbone_modality, facts_of
 from orchestrator.spec.parts import BackboneSpec, TaskSpec
 from orchestrator.spec.strategy import FeatureExtraction
 from orchestrator.tasks.losses import one_hot
@@ -86,7 +86,7 @@ def _measured(
     examples: Examples, task: TaskSpec, spec: BackboneSpec, threads: int, progress: Progress
 ) -> BackboneAdvice:
     rows = _sample(examples)
-    progress.say(f"{spec.name}: features of {len(rows)} images")
+    progress.say(f"{spec.name}: features of {len(rows)} examples")
     done = 0
 
     def on_images(n: int) -> None:
@@ -99,8 +99,8 @@ def _measured(
         backbone,
         examples,
         rows,
-        contract=facts_for(spec.name).input,
-        pooling="last",
+        contract=facts_of(spec).input,
+        pooling="mean" if backbone_modality(spec) == "text" else "last",
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         threads=threads,
         on_images=on_images,
@@ -144,7 +144,7 @@ def _probe_accuracy(features: Float32, classes: npt.NDArray[np.int64], n_classes
 
 
 def _recommended(n: int, backbones: tuple[BackboneAdvice, ...]) -> Advice:
-    """The facts table's row: by labelled images, then by how similar the domain measures."""
+    """The facts table's row: by labelled examples, then by how similar the domain measures."""
     similarity = max((row.similarity for row in backbones), default=None)
     kind = (
         "unmeasured"
@@ -159,23 +159,23 @@ def _recommended(n: int, backbones: tuple[BackboneAdvice, ...]) -> Advice:
     if n < 1000 and kind != "very different":
         return Advice(
             strategy="feature-extraction",
-            row="A: fewer than 1,000 labelled images, similar domain",
-            reason=f"{n:,} labelled images are few for the parameters of a backbone{told}",
+            row="A: fewer than 1,000 labelled examples, similar domain",
+            reason=f"{n:,} labelled examples are few for the parameters of a backbone{told}",
             then="add a partial block with unfreeze: [1, 2] once the head is no longer improving",
             backbones=backbones,
         )
     if n < 10_000:
         return Advice(
             strategy="partial",
-            row="B: 1,000 to 10,000 labelled images, moderate similarity",
-            reason=f"{n:,} labelled images carry the last two or three stages{told}",
+            row="B: 1,000 to 10,000 labelled examples, moderate similarity",
+            reason=f"{n:,} labelled examples carry the last two or three stages{told}",
             then="keep a feature-extraction block beside it: it is cheap and the score to beat",
             backbones=backbones,
         )
     return Advice(
         strategy="full",
-        row="C: more than 10,000 labelled images, different domain",
-        reason=f"{n:,} labelled images can move the whole backbone{told}",
+        row="C: more than 10,000 labelled examples, different domain",
+        reason=f"{n:,} labelled examples can move the whole backbone{told}",
         then="keep a partial block beside it: it often comes close at a fraction of the cost",
         backbones=backbones,
     )

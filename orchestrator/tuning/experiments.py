@@ -12,8 +12,9 @@ from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec, Contract, ObjectiveSpec, TaskSpec, TextContract
 from orchestrator.spec.search_space import Block, Choice, Constant
-from orchestrator.spec.strategy import Strategy, with_defaults
+from orchestrator.spec.strategy import Strategy
 from orchestrator.spec.sweep import SweepSpec
+from orchestrator.spec.vetted import with_defaults
 
 RANDOM = "none"
 _STRATEGY: TypeAdapter[Strategy] = TypeAdapter(Strategy)

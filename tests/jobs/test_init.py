@@ -9,6 +9,8 @@ import pytest
 
 from jobs.cli import main
 from orchestrator.spec.parsing import load_spec, notes_on
+from orchestrator.spec.text_encoders import TEXT_ENCODERS
+from tests.orchestrator.text_material import write_encoder
 
 
 @pytest.fixture
@@ -81,3 +83,19 @@ def test_a_data_set_on_the_hub_stays_as_it_is(folder: Path) -> None:
     assert (spec.name, spec.data.train) == ("some-name", "hub:owner/Some_Name")
     assert spec.objective.metric == "roc_auc"
     assert spec.task == "image-multilabel-classification"
+
+
+def test_a_text_spec_is_valid_with_any_encoder(folder: Path) -> None:
+    write_encoder(folder / "tiny")
+    assert main(["init", "data/cells/train", "--task", "text-classification"]) == 0
+    text = Path("sweep.yaml").read_text()
+    assert TEXT_ENCODERS[0] in text
+    text = text.replace(TEXT_ENCODERS[0], "./tiny").replace("[1, 2, 4]", "[1, 2]")
+    for line in ("- strategy: full", "- strategy: scratch", "  backbone: ./tiny"):
+        assert f"# {line}" in text
+        text = text.replace(f"# {line}", line)
+    Path("all.yaml").write_text(text)
+
+    spec = load_spec("all.yaml")
+    assert [block.strategy for block in spec.search][2:] == ["full", "scratch"]
+    assert notes_on(spec) == []

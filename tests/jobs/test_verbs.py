@@ -12,6 +12,7 @@ from jobs.cli import main
 from jobs.predict import inputs_of
 from orchestrator.errors import DataError
 from orchestrator.spec.parsing import load_spec
+from tests.orchestrator.text_material import write_encoder
 
 SPECS = Path(__file__).parents[2] / "jobs" / "specs"
 
@@ -69,12 +70,21 @@ def test_an_input_that_is_not_there_is_a_data_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(SPECS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_spec_that_comes_along_is_valid(path: Path, tmp_path: Path) -> None:
-    # Its weights are written by `python -m jobs.elpv`; here an empty file stands in for them.
+    # Its weights are written by `python -m jobs.elpv` or `jobs.bbc_news`; others stand in for them.
     weights = tmp_path / "w.pth"
     weights.touch()
     text = re.sub(r"weights: [^}\s]+", f"weights: {weights}", path.read_text(encoding="utf-8"))
+    text = re.sub(r"folder: [^}\s]+", f"folder: {write_encoder(tmp_path / 'tiny')}", text)
+    text = text.replace("max_length: 256", "max_length: 64")
     (tmp_path / path.name).write_text(text)
 
     spec = load_spec(tmp_path / path.name)
 
     assert spec.name == path.stem
+
+
+def test_encoders_are_listed_for_text_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbones", "--task", "text-classification", "--match", "bert-", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert "bert-base-uncased" in {row["name"] for row in rows}
+    assert all("bert-" in row["name"].lower() and row["best_for"] for row in rows)

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 
 from orchestrator.spec.strategy import (
     STRATEGIES,
-    USUAL_RANGES,
     FeatureExtraction,
     Full,
     Partial,
     Scratch,
 )
+from orchestrator.spec.vetted import USUAL_RANGES
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))

@@ -137,6 +137,17 @@ def test_unfreezing_more_than_there_are_layers_is_refused(encoder: Path, tmp_pat
         parse_sweep(raw(tmp_path, unfreeze=3), base=tmp_path)
 
 
+def test_a_folder_can_be_given_another_name(encoder: Path, tmp_path: Path) -> None:
+    spec = parse_sweep(raw(tmp_path, backbone={"name": "mine", "folder": "tiny"}), base=tmp_path)
+    found = spec.search[0].vetted()["backbone"]
+    assert (found["name"], found["folder"]) == ("mine", str(encoder))
+
+
+def test_texts_longer_than_the_positions_are_refused(encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="65 is more than the 64 tokens that tiny takes"):
+        parse_sweep(raw(tmp_path, max_length=[32, 65]), base=tmp_path)
+
+
 def test_no_torch_is_needed_to_parse(encoder: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from orchestrator.spec.parsing import parse_sweep;"

@@ -17,8 +17,9 @@ from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec, ObjectiveSpec, TaskSpec
-from orchestrator.spec.strategy import FeatureExtraction, Full, Partial, Strategy, with_defaults
+from orchestrator.spec.strategy import FeatureExtraction, Full, Partial, Strategy
 from orchestrator.spec.text_encoders import encoder_tokenizer, tokenizer_digest
+from orchestrator.spec.vetted import with_defaults
 from orchestrator.training.bank import run_bank
 from orchestrator.training.evaluation import predict_probs, trained_network
 from orchestrator.training.phases import compile_phases
