@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from orchestrator.spec.strategy import StrategyParams
 
 CLIP = 6.0
+DEAD = 1e-5  # of the columns' median deviation
 _ROWS_AT_ONCE = 8192
 
 
@@ -31,7 +32,9 @@ class Standardize(nn.Module):
 
         Sums are float64 and taken in two passes over blocks of rows. A column is constant, and
         gets scale 1, when its variance is within rounding of zero by scikit-learn's bound
-        (`sklearn.preprocessing.StandardScaler`; Chan et al., 1983).
+        (`sklearn.preprocessing.StandardScaler`; Chan et al., 1983), or next to nothing beside the
+        other columns': some encoders have dead dimensions of 1e-33, and the gradient of what
+        divides by such a scale is infinite.
 
         Args:
             features: float `[N, D]`, N at least 1.
@@ -43,6 +46,7 @@ class Standardize(nn.Module):
         variance = sum_of([(block.double() - mean).square().sum(0) for block in blocks]) / n
         eps = torch.finfo(torch.float64).eps
         constant = variance <= n * eps * variance + (n * mean * eps).square()
+        constant |= variance < DEAD**2 * variance.median()
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(constant, 1.0, variance.sqrt()))
 

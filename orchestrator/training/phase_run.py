@@ -62,6 +62,7 @@ class PhaseRun:
         self._wrapped = distributed(self._accelerator, self._module)
         self._stepper = self._accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         trained = [p for group in self.groups for p in group.parameters]
+        self._moved = torch.tensor(True)
         self._average = WeightAverage(trained, phase.ema_decay) if phase.ema_decay else None
 
     def row(self) -> PhaseRow:
@@ -118,6 +119,7 @@ class PhaseRun:
         torch.manual_seed((self._io.rank << 52) + (self._experiment.strategy.seed << 20) + epoch)
         self._network.train()
         total = torch.zeros(1, device=self._io.device, dtype=torch.float64)
+        self._moved = torch.tensor(self.phase.clip_norm == 0, device=self._io.device)
         seen = 0
         for step, batch in enumerate(self._source.training(epoch), start=1):
             total += self._step(batch)
@@ -156,7 +158,8 @@ class PhaseRun:
             summed += loss.detach()
         if self.phase.clip_norm > 0:
             parameters = [p for group in self.groups for p in group.parameters]
-            self._accelerator.clip_grad_norm_(parameters, self.phase.clip_norm)
+            norm = self._accelerator.clip_grad_norm_(parameters, self.phase.clip_norm)
+            self._moved |= norm.isfinite()  # an infinite norm clips every gradient to zero
         self._stepper.step()
         self.schedule.step()
         if self._average is not None:
@@ -187,6 +190,11 @@ class PhaseRun:
 
     def _check_weights(self, epoch: int) -> None:
         """Outputs can be finite though weights are not: the head clamps what it reads."""
+        if not bool(self._moved):
+            raise DivergedError(
+                f"the gradients had an infinite norm in every step of epoch {epoch} ({self.phase.name}), "
+                f"so nothing was learnt. {self._advice()}"
+            )
         weights = [p for group in self.groups for p in group.parameters]
         if not all(bool(weight.isfinite().all()) for weight in weights):
             raise DivergedError(

@@ -83,8 +83,8 @@ def test_a_spec_that_comes_along_is_valid(path: Path, tmp_path: Path) -> None:
     assert spec.name == path.stem
 
 
-def test_encoders_are_listed_for_text_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_encoders_are_listed_for_text_tasks(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["backbones", "--task", "text-classification", "--match", "bert-", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capfd.readouterr().out)
     assert "bert-base-uncased" in {row["name"] for row in rows}
     assert all("bert-" in row["name"].lower() and row["best_for"] for row in rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, WeightsError
 from orchestrator.models.building import build_backbone
 from orchestrator.models.weights import tensors_digest
 from orchestrator.spec.parts import BackboneSpec
@@ -47,8 +47,8 @@ def test_a_size_that_does_not_fit_is_a_fault_of_the_spec(name: str, size: int) -
         build_backbone(spec(name), size=size)
 
 
-def test_an_unknown_name_is_a_fault_with_the_nearest_name() -> None:
-    with pytest.raises(SpecError, match="Did you mean 'resnet50'"):
+def test_a_name_that_is_in_no_table_is_looked_for_on_the_hub() -> None:
+    with pytest.raises(WeightsError, match="resnet5o: cannot be had from the hub"):
         build_backbone(spec("resnet5o"))
 
 

@@ -87,3 +87,19 @@ def test_the_seed_alone_decides_a_head_and_the_global_state_stays() -> None:
     assert torch.equal(first.layers[1].weight, second.layers[1].weight)
     assert not torch.equal(first.layers[1].weight, other.layers[1].weight)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_dead_column_gets_scale_one_and_gradients_stay_finite() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(64, 3, generator=generator)
+    features[:, 1] *= 1e-33
+    features[:, 2] *= 1e-2  # small, and informative all the same
+    standardize = Standardize(3)
+    standardize.fit(features)
+
+    assert standardize.scale[1] == 1
+    assert standardize.scale[2] < 0.02
+    inputs = features.clone().requires_grad_()
+    standardize(inputs).square().sum().backward()
+    assert inputs.grad is not None
+    assert float(inputs.grad.abs().max()) < 1e4

@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
+from orchestrator.errors import DivergedError
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.strategy import FeatureExtraction, Full, Partial, Scratch, Strategy
 from orchestrator.tasks.losses import Loss
@@ -159,3 +160,22 @@ def test_every_parameter_is_clipped_together(make_io: MakeIO) -> None:
     moved = torch.cat([(new.detach() - old.detach()).flatten() for new, old in pairs]).norm()
     # Nesterov momentum makes the first step 1 + 0.9 gradients long.
     assert float(moved) == pytest.approx(0.01 * 1.9, rel=1e-3)
+
+
+def test_gradients_whose_norm_is_infinite_in_every_step_are_told(make_io: MakeIO) -> None:
+    """Clipping would make zeros of them, and an epoch that learns nothing would look like one."""
+    strategy = FeatureExtraction(epochs=1, batch_size=4, clip_norm=1.0)
+    experiment = experiment_of(strategy, make_io.examples)
+    (phase,) = compile_phases(strategy, 6)
+    io = make_io(experiment)
+    network = build_network(experiment, io)
+    loss = Loss(experiment.task, strategy, class_weights=None)
+    run = PhaseRun(experiment, phase, network, loss, io, ALONE)
+    weight = next(network.head.layers.parameters())
+    handle = weight.register_hook(lambda gradient: torch.full_like(gradient, 1e30))
+    with pytest.raises(
+        DivergedError, match="gradients had an infinite norm in every step of epoch 1"
+    ):
+        run.train(1, 1)
+    handle.remove()
+    run.train(2, 2)
