@@ -192,8 +192,8 @@ class PhaseRun:
         """Outputs can be finite though weights are not: the head clamps what it reads."""
         if not bool(self._moved):
             raise DivergedError(
-                f"the gradients had an infinite norm in every step of epoch {epoch} ({self.phase.name}), "
-                f"so nothing was learnt. {self._advice()}"
+                f"the gradients had an infinite norm in every step of epoch {epoch} "
+                f"({self.phase.name}), so nothing was learnt. {self._advice()}"
             )
         weights = [p for group in self.groups for p in group.parameters]
         if not all(bool(weight.isfinite().all()) for weight in weights):
