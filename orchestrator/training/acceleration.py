@@ -7,7 +7,7 @@ before: by Ray Train for several workers, by the trial's actor for one.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -39,7 +39,7 @@ def build_accelerator(
     unused = DistributedDataParallelKwargs(
         broadcast_buffers=False, find_unused_parameters=some_unused
     )
-    with _told(workers):
+    with _environment(_told(workers)):
         accelerator = Accelerator(
             mixed_precision=_PRECISIONS[precision],
             cpu=workers.device.type == "cpu",
@@ -53,18 +53,13 @@ def build_accelerator(
 
 def distributed(accelerator: Accelerator, module: torch.nn.Module) -> torch.nn.Module:
     """`module` under the accelerator's precision, its gradients averaged over the workers."""
-    before = os.environ.get("ACCELERATE_BYPASS_DEVICE_MAP")
     # Else it takes the rank on the node for the device's number.
-    os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
-    try:
+    with _environment({"ACCELERATE_BYPASS_DEVICE_MAP": "true"}):
         wrapped: torch.nn.Module = accelerator.prepare_model(module, device_placement=False)
-    finally:
-        _set("ACCELERATE_BYPASS_DEVICE_MAP", before)
     return wrapped
 
 
-@contextmanager
-def _told(workers: Workers) -> Iterator[None]:
+def _told(workers: Workers) -> dict[str, str | None]:
     """The environment variables by which Accelerate finds workers and device."""
     told: dict[str, str | None] = {
         "ACCELERATE_TORCH_DEVICE": str(workers.device),
@@ -76,19 +71,23 @@ def _told(workers: Workers) -> Iterator[None]:
         where |= {"RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": "0"}  # the group exists
         where |= {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
         where |= {name: os.environ[name] for name in where if name in os.environ}
-    told |= where
-    before = {name: os.environ.get(name) for name in told}
-    for name, value in told.items():
-        _set(name, value)
+    return told | where
+
+
+@contextmanager
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Meanwhile these environment variables have these values; None for not set."""
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            _set(name, value)
+        _set(before)
 
 
-def _set(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

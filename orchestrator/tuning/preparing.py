@@ -21,10 +21,10 @@ from orchestrator.features.store import FeatureStore
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import initial_weights_digest
 from orchestrator.runtime.trial_run import VERSIONED
-from orchestrator.spec.backbones import backbone_modality, facts_of
-from orchestrator.spec.parts import BackboneSpec, TaskSpec, modality_of
+from orchestrator.spec.backbones import facts_of
+from orchestrator.spec.parts import BackboneSpec, TaskSpec, TextContract, modality_of
 from orchestrator.spec.sweep import SweepSpec
-from orchestrator.spec.text_encoders import encoder_tokenizer, tokenizer_digest
+from orchestrator.spec.text_encoders import encoder_tokenizer
 from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.sharing import Shared, shared_work, store_budget
@@ -134,12 +134,12 @@ def prepare_sweep(
 def tokenize(examples: Examples, backbones: Iterable[BackboneSpec], progress: Progress) -> None:
     """Turn the texts into the tokens of each encoder, once a tokenizer; images are left alone."""
     for backbone in backbones:
-        if backbone_modality(backbone) == "text":
-            tokenizer = encoder_tokenizer(backbone)
+        contract = facts_of(backbone).input
+        if isinstance(contract, TextContract):
             ensure_tokens(
                 examples,
-                tokenizer,
-                tokenizer_digest(tokenizer),
+                encoder_tokenizer(backbone),
+                contract.tokenizer,
                 progress=lambda done, total: progress.count("texts tokenized", done, total),
             )
 
