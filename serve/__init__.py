@@ -1,0 +1,1 @@
+"""The best checkpoints as autoscaling endpoints: the Ray Serve application."""
