@@ -10,7 +10,8 @@
     ├── BundleError              exit code 1   a folder is no bundle, or one of another version
     ├── RegistryError            exit code 1   a name, version or alias is not in the registry
     ├── SweepLockedError         exit code 1   another process is running this sweep
-    └── DivergedError            exit code 1   a loss became NaN or infinite
+    ├── DivergedError            exit code 1   a loss became NaN or infinite
+    └── Refusal                                a request that is not answered (serve/problems.py)
 
 A message says what is wrong with the value, what was allowed, and what to do.
 """

@@ -1,0 +1,293 @@
+"""The HTTP interface as one ASGI application: routes, keys, deadlines, problems. No Ray in it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.bundle.reference import NAME_RULE
+from orchestrator.errors import listing, nearest
+
+from . import inference_protocol, metrics
+from .access_log import log_access
+from .bodies import ClientGone, Receive
+from .endpoint import Answered, Endpoint, Verb
+from .exchange import Exchange, Reply, Scope, Send, json_reply, problem_reply
+from .keys import Keys
+from .limits import Limits
+from .metrics import Metrics, Snapshot, outcome_of
+from .problems import Refusal, brief
+from .worker import Room
+
+_LOG = logging.getLogger("transfer_orchestrator.serve")
+
+GONE = 499  # what the access log says of a client that did not wait
+
+_NAME = NAME_RULE.removeprefix("^").removesuffix("$")
+_VERBS: dict[str, Verb] = {"predict": "predict", "embed": "embed", "explain": "explain"}
+
+Action = Callable[["Handler", Exchange, re.Match[str]], Awaitable[Reply]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """What is at a path.
+
+    Attributes:
+        path: Matches the whole of it.
+        actions: By method.
+        open: Whether it is told without a key.
+    """
+
+    path: re.Pattern[str]
+    actions: Mapping[str, Action]
+    open: bool = False
+
+
+class Handler:
+    """Answers HTTP requests with endpoints.
+
+    Args:
+        endpoints: By name.
+        limits: On requests.
+        keys: Of which each request must carry one.
+        counted: Where requests are counted.
+        total: The counts of all replicas; this one's own when None.
+        routes: More of them, before these.
+    """
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        *,
+        limits: Limits,
+        keys: Keys,
+        counted: Metrics | None = None,
+        total: Callable[[], Awaitable[Snapshot]] | None = None,
+        routes: tuple[Route, ...] = (),
+    ) -> None:
+        self.endpoints = dict(endpoints)
+        self.limits = limits
+        self.keys = keys
+        self.counted = counted or Metrics()
+        self.room = Room(limits.bytes_at_once)
+        self._total = total
+        self._routes = (*routes, *ROUTES)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        match scope["type"]:
+            case "http":
+                await self._serve(Exchange(scope, receive, self.limits, self.room), send)
+            case "lifespan":
+                await _live(receive, send)
+            case "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+
+    async def _serve(self, exchange: Exchange, send: Send) -> None:
+        try:
+            reply = await self._reply(exchange)
+        except ClientGone:
+            self._account(exchange, GONE)
+            return
+        self._account(exchange, reply.status)
+        await exchange.respond(send, reply)
+
+    async def _reply(self, exchange: Exchange) -> Reply:
+        """The answer or the problem; nothing that fails here fails the server."""
+        try:
+            async with asyncio.timeout(self.limits.answer_s):
+                return await self._route(exchange)
+        except Refusal as refused:
+            return problem_reply(refused, exchange.id)
+        except TimeoutError:
+            late = f"There was no answer within {self.limits.answer_s:g} s. Send fewer inputs"
+            return problem_reply(Refusal("deadline", late), exchange.id)
+        except ClientGone:
+            raise
+        except Exception:  # noqa: BLE001  (logged; the client gets no more than the request's id)
+            _LOG.exception("request %s failed", exchange.id)
+            failed = Refusal("internal", "The server's log has the reason under the request's id")
+            return problem_reply(failed, exchange.id)
+
+    async def _route(self, exchange: Exchange) -> Reply:
+        for route in self._routes:
+            if matched := route.path.fullmatch(exchange.path):
+                if not route.open:
+                    exchange.key = self.keys.check(exchange.headers)
+                method = "GET" if exchange.method == "HEAD" else exchange.method
+                if method not in route.actions:
+                    raise _no_method(exchange, route)
+                return await route.actions[method](self, exchange, matched)
+        exchange.key = self.keys.check(exchange.headers)
+        raise Refusal("unknown-path", f"{brief(exchange.path)}. See /docs, or /v1/models")
+
+    def endpoint(self, exchange: Exchange, name: str) -> Endpoint:
+        """The endpoint of a name.
+
+        Raises:
+            Refusal: There is none.
+        """
+        found = self.endpoints.get(name)
+        if found is None:
+            served = sorted(self.endpoints)
+            raise Refusal(
+                "unknown-model",
+                f"{brief(name)} is not served, only {listing(served)}.{nearest(name, served)}",
+            )
+        exchange.model, exchange.version = name, found.entry.version
+        return found
+
+    async def ask(self, exchange: Exchange, name: str, verb: Verb) -> Answered:
+        """What the endpoint of a name answers to the body of a request."""
+        endpoint = self.endpoint(exchange, name)
+        with self.counted.in_flight(name), self.room.held() as take:
+            answered = await endpoint.ask(verb, await exchange.body(take))
+        exchange.version = answered.entry.version
+        exchange.n_items, exchange.n_refused = answered.n_items, answered.n_refused
+        return answered
+
+    async def snapshot(self) -> Snapshot:
+        """What all replicas have counted."""
+        return self.counted.snapshot() if self._total is None else await self._total()
+
+    def _account(self, exchange: Exchange, status: int) -> None:
+        log_access(exchange, status)
+        if exchange.model is None or exchange.version is None:
+            return
+        which = {"model": exchange.model, "version": exchange.version}
+        partly = status == 200 and exchange.n_refused > 0
+        self.counted.add(
+            metrics.REQUESTS, outcome="partial" if partly else outcome_of(status), **which
+        )
+        if exchange.n_items:
+            good = exchange.n_items - exchange.n_refused
+            self.counted.add(metrics.ITEMS, good, outcome="ok", **which)
+            self.counted.add(metrics.ITEMS, exchange.n_refused, outcome="refused", **which)
+        self.counted.observe(metrics.SECONDS, time.perf_counter() - exchange.started_s, **which)
+
+
+# What is at each path.
+
+
+async def _models(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
+    return json_reply({"models": [one.entry.summary for one in handler.endpoints.values()]})
+
+
+async def _model(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
+    return json_reply(handler.endpoint(exchange, path["name"]).entry.details)
+
+
+async def _ask(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
+    answered = await handler.ask(exchange, path["name"], _VERBS[path["verb"]])
+    entry = answered.entry
+    timing = _timing_ms(exchange, answered)
+    return json_reply(
+        {
+            "model": entry.name,
+            "version": entry.version,
+            "alias": entry.alias,
+            "digest": entry.digest,
+            **answered.content,
+            "timing_ms": timing,
+        },
+        X_Model_Version=entry.version,
+        Server_Timing=", ".join(f"{name};dur={ms}" for name, ms in timing.items()),
+    )
+
+
+def _timing_ms(exchange: Exchange, answered: Answered) -> dict[str, float]:
+    seconds = {
+        "read": exchange.read_s,
+        "queue": answered.queued_s,
+        "infer": answered.ran_s,
+        "total": time.perf_counter() - exchange.started_s,
+    }
+    return {name: round(1000 * value, 2) for name, value in seconds.items()}
+
+
+async def _alive(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
+    return json_reply({"alive": True})
+
+
+async def _ready(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
+    ready = {name: await one.probe() for name, one in handler.endpoints.items()}
+    if not all(ready.values()):
+        waiting = [name for name, well in ready.items() if not well]
+        raise Refusal("not-ready", f"{listing(waiting)} has not answered its probe")
+    return json_reply({"ready": True, "models": ready})
+
+
+async def _metrics(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
+    text = metrics.rendered(await handler.snapshot())
+    return Reply(text.encode(), media=metrics.MEDIA_TYPE)
+
+
+async def _v2_server(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
+    return json_reply(inference_protocol.SERVER)
+
+
+async def _v2_live(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
+    return json_reply({"live": True})
+
+
+async def _v2_model(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
+    return json_reply(inference_protocol.metadata(handler.endpoint(exchange, path["name"]).entry))
+
+
+async def _v2_model_ready(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
+    endpoint = handler.endpoint(exchange, path["name"])
+    if not await endpoint.probe():
+        raise Refusal("not-ready", f"{endpoint.entry.name} has not answered its probe")
+    return json_reply({"name": endpoint.entry.name, "ready": True})
+
+
+async def _v2_infer(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
+    answered = await handler.ask(exchange, path["name"], "infer")
+    return json_reply(answered.content, X_Model_Version=answered.entry.version)
+
+
+def _route(path: str, *, open: bool = False, **actions: Action) -> Route:
+    return Route(re.compile(path), actions, open)
+
+
+_MODEL = f"(?P<name>{_NAME})"
+_V2_MODEL = f"/v2/models/(?P<name>{_NAME})(/versions/[0-9A-Za-z]+)?"
+
+ROUTES = (
+    _route(f"/v1/models/{_MODEL}:(?P<verb>{'|'.join(_VERBS)})", POST=_ask),
+    _route(f"{_V2_MODEL}/infer", POST=_v2_infer),
+    _route("/healthz", open=True, GET=_alive),
+    _route("/readyz", open=True, GET=_ready),
+    _route("/metrics", GET=_metrics),
+    _route("/v1/models", GET=_models),
+    _route(f"/v1/models/{_MODEL}", GET=_model),
+    _route("/v2", GET=_v2_server),
+    _route("/v2/health/live", open=True, GET=_v2_live),
+    _route("/v2/health/ready", open=True, GET=_ready),
+    _route(f"{_V2_MODEL}/ready", GET=_v2_model_ready),
+    _route(_V2_MODEL, GET=_v2_model),
+)
+
+
+def _no_method(exchange: Exchange, route: Route) -> Refusal:
+    allowed = ", ".join(sorted({*route.actions, *(["HEAD"] if "GET" in route.actions else [])}))
+    return Refusal(
+        "method",
+        f"{brief(exchange.method)} is not taken at {brief(exchange.path)}, only {allowed}",
+        {"Allow": allowed},
+    )
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """The lifespan of an application that has nothing to start and nothing to end."""
+    while True:
+        message: Any = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
