@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.registry_arguments import add_registry_argument
+from jobs.runtime_arguments import add_runtime_arguments
 from jobs.terminal import Terminal
 
 BATCH_SIZE = 32
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, name or name@alias")
     parser.add_argument("data", metavar="DATA", help="a labelled set, as `data.test` takes it")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: %(default)s)")
+    add_runtime_arguments(parser)
     parser.add_argument("--threads", type=int, default=2, help="decoding threads")
     add_registry_argument(parser)
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     from orchestrator.tasks.task import build_task
 
     bundle = open_bundle(locate(args.bundle, registry_uri=args.registry))
-    predictor = load_predictor(bundle, device=args.device)
+    predictor = load_predictor(bundle, runtime=args.runtime, device=args.device)
     with tempfile.TemporaryDirectory(prefix="orchestrator-evaluate-") as cache:
         prepared = evaluation_set(
             absolute(args.data, Path.cwd()),

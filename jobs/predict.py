@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.registry_arguments import add_registry_argument
+from jobs.runtime_arguments import add_runtime_arguments
 from jobs.terminal import Terminal
 from orchestrator.errors import DataError
 from orchestrator.spec.parts import modality_of
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=_count, default=5, help="classes to show (default: %(default)s)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: %(default)s)")
+    add_runtime_arguments(parser)
     add_registry_argument(parser)
 
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
 
     bundle = open_bundle(locate(args.bundle, registry_uri=args.registry))
     files = list(inputs_of(args.inputs, texts=modality_of(bundle.task.kind) == "text"))
-    predictor = load_predictor(bundle, device=args.device)
+    predictor = load_predictor(bundle, runtime=args.runtime, device=args.device)
     answers = []
     for answer in predictor.predict(files, top=args.top):
         answers.append(answer)

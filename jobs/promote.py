@@ -13,6 +13,7 @@ from orchestrator.errors import SpecError, nearest
 
 if TYPE_CHECKING:
     from orchestrator.bundle.bundle import Bundle
+    from orchestrator.bundle.manifest import BundleManifest
     from orchestrator.runtime.folders import SweepFolder
     from orchestrator.spec.record import Record
 
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         tags={"trial": record.trial, "sweep": root.name},
     )
     terminal.show(f"bundle: {bundle.path}")
+    terminal.show(_onnx_line(bundle.manifest))
     terminal.show(f"registered: {args.name} version {version.version}, alias {args.alias}")
     return 0, {
         "bundle": str(bundle.path),
@@ -65,6 +67,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         "validation": record.validation,
         "test": (_test_of(folder, record) or {}).get("metrics"),
         "registry": uri,
+        "onnx": bundle.manifest.onnx and bundle.manifest.onnx.to_json(),
+        "without_onnx": bundle.manifest.without_onnx,
     }
 
 
@@ -92,6 +96,15 @@ def bundle_trial(folder: SweepFolder, record: Record) -> Bundle:
             "train": len(examples.indices("train")),
             "validation": len(examples.indices("validation")),
         },
+    )
+
+
+def _onnx_line(manifest: BundleManifest) -> str:
+    if manifest.onnx is None:
+        return f"no model.onnx: {manifest.without_onnx}. It answers through torch"
+    return (
+        f"model.onnx: opset {manifest.onnx.opset}, at most {manifest.onnx.max_difference:.2g} away "
+        f"from torch ({manifest.onnx.tolerance:g} allowed)"
     )
 
 

@@ -16,7 +16,7 @@ from orchestrator.spec.strategy import Strategy
 MANIFEST = "bundle.json"
 MAX_MANIFEST_BYTES = 16 << 20
 FORMAT: Final = "transfer-orchestrator-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2 says whether there is a model.onnx
 
 FileName = Literal[
     "model.safetensors",
@@ -80,6 +80,18 @@ class Scores(Frozen):
     n_train_examples: Annotated[int, Field(ge=0)] | None = None
 
 
+class OnnxReport(Frozen):
+    """How model.onnx compares with torch on real inputs.
+
+    A difference is one of logits or features, as a share of the largest of them, or of 1 where
+    all are smaller.
+    """
+
+    opset: int
+    tolerance: float = Field(description="largest difference that was allowed")
+    max_difference: float = Field(description="largest difference that was found")
+
+
 class BundleManifest(Frozen):
     """All that is needed to rebuild a model and to read its answers, without opening its weights.
 
@@ -105,6 +117,8 @@ class BundleManifest(Frozen):
     experiment: Sha256 = Field(description="digest of the Experiment")
     versions: dict[str, str] = Field(description="of the libraries that wrote the bundle")
     created_at: str = Field(description="ISO 8601 with a time zone")
+    onnx: OnnxReport | None = Field(None, description="of model.onnx, where there is one")
+    without_onnx: str | None = Field(None, description="why there is no model.onnx")
     files: dict[FileName, FileEntry]
     digest: Sha256 = Field(description="SHA-256 of the canonical JSON of all other fields")
 
@@ -130,8 +144,12 @@ class BundleManifest(Frozen):
         return value
 
     def same_content(self, other: BundleManifest) -> bool:
-        """Whether the two differ in nothing but the time they were written."""
-        written = {"created_at", "digest"}
+        """Whether the two differ in nothing but when they were written and what was measured."""
+        written: dict[str, Any] = {
+            "created_at": True,
+            "digest": True,
+            "onnx": {"max_difference": True},
+        }
         return self.model_dump(exclude=written) == other.model_dump(exclude=written)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, assert_never
 
 import numpy as np
@@ -13,11 +14,26 @@ from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.manifest import BundleManifest
 from orchestrator.bundle.preparing import Input, Preparer
 from orchestrator.data.inputs import Prepared
-from orchestrator.errors import DataError, SpecError
+from orchestrator.data.tokens import TokenRows
+from orchestrator.errors import BundleError, DataError, SpecError
+from orchestrator.spec.parts import Runtime
 from orchestrator.tasks.task import MultiLabel, Task, build_task
 
-Probabilities = npt.NDArray[np.float32]
-Runtime = Literal["torch"]
+Floats = npt.NDArray[np.float32]
+Probabilities = Floats
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network says of N inputs.
+
+    Attributes:
+        logits: float32 [N, C], before temperature.
+        features: float32 [N, D]; what the head reads.
+    """
+
+    logits: Floats
+    features: Floats
 
 
 class Predictor(Protocol):
@@ -29,18 +45,24 @@ class Predictor(Protocol):
 
     @property
     def preparer(self) -> Preparer:
-        """Makes what `probabilities` takes."""
+        """Makes what `outputs` takes."""
 
-    def probabilities(self, views: Sequence[Prepared]) -> Probabilities:
-        """Probabilities of every label.
+    def outputs(self, views: Sequence[Prepared]) -> Outputs:
+        """Logits and features from one forward pass.
 
         Args:
             views: The N inputs as `preparer` makes them; N may be 0. Of texts, one batch for each
                 of the windows whose logits are averaged.
-
-        Returns:
-            float32 [N, C], calibrated by the bundle's temperature.
         """
+
+    def probabilities(self, views: Sequence[Prepared]) -> Probabilities:
+        """Probabilities of every label: float32 [N, C], calibrated by the bundle's temperature."""
+
+    def embeddings(self, views: Sequence[Prepared]) -> Floats:
+        """The features that the head reads: float32 [N, D], the mean over an input's views."""
+
+    def calibrated(self, logits: Floats) -> Probabilities:
+        """Probabilities of logits: float32 [N, C]."""
 
     def predict(
         self, inputs: Sequence[Input], *, top: int = 5, batch_size: int = 32
@@ -60,29 +82,120 @@ class Predictor(Protocol):
         """
 
 
+class NetworkPredictor(ABC):
+    """A Predictor, but for the forward pass of one view.
+
+    Args:
+        manifest: Of the bundle.
+        preparer: Of the bundle.
+        n_features: D of its features.
+    """
+
+    def __init__(self, manifest: BundleManifest, preparer: Preparer, *, n_features: int) -> None:
+        self._manifest = manifest
+        self._preparer = preparer
+        self._n_features = n_features
+        self._task = calibrated_task(manifest)
+
+    @property
+    def manifest(self) -> BundleManifest:
+        return self._manifest
+
+    @property
+    def preparer(self) -> Preparer:
+        return self._preparer
+
+    @abstractmethod
+    def run(self, prepared: Prepared) -> Outputs:
+        """The outputs of one view of at least one input, whose shape is right."""
+
+    def outputs(self, views: Sequence[Prepared]) -> Outputs:
+        for view in views:
+            self._refuse_other_shapes(view)
+        if not len(views[0]):
+            widths = (self._task.n_outputs, self._n_features)
+            return Outputs(*(np.empty((0, width), np.float32) for width in widths))
+        found = [self.run(view) for view in views]
+        return Outputs(
+            _mean([one.logits for one in found]),
+            _mean([one.features for one in found]),
+        )
+
+    def probabilities(self, views: Sequence[Prepared]) -> Probabilities:
+        return self.calibrated(self.outputs(views).logits)
+
+    def embeddings(self, views: Sequence[Prepared]) -> Floats:
+        return self.outputs(views).features
+
+    def calibrated(self, logits: Floats) -> Probabilities:
+        scaled = logits / np.float32(self._manifest.temperature)
+        return self._task.probabilities(scaled).astype(np.float32, copy=False)
+
+    def predict(
+        self, inputs: Sequence[Input], *, top: int = 5, batch_size: int = 32
+    ) -> Iterator[dict[str, Any]]:
+        return answers(self, inputs, top=top, batch_size=batch_size)
+
+    def _refuse_other_shapes(self, prepared: Prepared) -> None:
+        size = self._manifest.input.size
+        if isinstance(prepared, TokenRows):
+            return
+        if prepared.dtype != np.uint8 or prepared.shape[1:] != (3, size, size):
+            raise SpecError(
+                f"pixels: {prepared.dtype} {list(prepared.shape)} is not uint8 "
+                f"[N, 3, {size}, {size}]. Use the predictor's preparer"
+            )
+
+
 def load_predictor(
-    bundle: Bundle, *, device: str = "cpu", threads: int | None = None, runtime: Runtime = "torch"
+    bundle: Bundle, *, runtime: Runtime = "auto", device: str = "cpu", threads: int | None = None
 ) -> Predictor:
     """A bundle's model, built without downloading anything and filled from its verified weights.
 
     Args:
         bundle: As `open_bundle` gives it.
+        runtime: What runs the weights: `onnx` is ONNX Runtime, which needs no torch; `auto` is
+            `onnx` on the CPU where the bundle has it, and `torch` otherwise.
         device: Such as `cpu`, `cuda` or `cuda:1`.
         threads: CPU threads of one forward pass; torch has one such number for the whole process.
-        runtime: What runs the weights.
 
     Raises:
-        BundleError: If the weights do not fit the model that the installed libraries build.
+        BundleError: If the weights do not fit the model that the installed libraries build, or
+            there is no model.onnx where `onnx` is asked for.
         IntegrityError: If the files changed since the bundle was opened.
         SpecError: If there is no such device.
     """
-    match runtime:
+    match resolved_runtime(bundle, runtime, device=device):
+        case "onnx":
+            from orchestrator.bundle.onnx_predictor import load_onnx_predictor
+
+            return load_onnx_predictor(bundle, threads=threads)
         case "torch":
             from orchestrator.bundle.torch_predictor import load_torch_predictor
 
             return load_torch_predictor(bundle, device=device, threads=threads)
-        case _:
-            assert_never(runtime)
+        case never:
+            assert_never(never)
+
+
+def resolved_runtime(
+    bundle: Bundle, runtime: Runtime, *, device: str = "cpu"
+) -> Literal["onnx", "torch"]:
+    """What `load_predictor` runs a bundle with.
+
+    Raises:
+        BundleError: If `onnx` is asked for and the bundle has no model.onnx.
+        SpecError: If `onnx` is asked for on another device than the CPU.
+    """
+    has_onnx = "model.onnx" in bundle.manifest.files
+    if runtime == "auto":
+        return "onnx" if has_onnx and device == "cpu" else "torch"
+    if runtime == "onnx" and device != "cpu":
+        raise SpecError(f"device: {device!r}, but runtime onnx has only cpu. Use runtime torch")
+    if runtime == "onnx" and not has_onnx:
+        reason = bundle.manifest.without_onnx or "it was written by a version that made none"
+        raise BundleError(f"{bundle.path} has no model.onnx: {reason}. Use runtime torch")
+    return runtime
 
 
 def answers(
@@ -124,6 +237,10 @@ def calibrated_task(manifest: BundleManifest) -> Task:
     """The bundle's Task, answering at the bundle's threshold."""
     task = build_task(manifest.task)
     return replace(task, threshold=manifest.threshold) if isinstance(task, MultiLabel) else task
+
+
+def _mean(views: list[Floats]) -> Floats:
+    return np.mean(views, axis=0, dtype=np.float32) if len(views) > 1 else views[0]
 
 
 def _reason(err: Exception) -> str:

@@ -31,6 +31,7 @@ from orchestrator.bundle.manifest import (
     sealed,
 )
 from orchestrator.bundle.model_card import model_card
+from orchestrator.bundle.onnx_export import Exported, NotExported, export_onnx
 from orchestrator.bundle.preparing import preparer_of
 from orchestrator.bundle.torch_predictor import TorchPredictor, load_torch_predictor
 from orchestrator.data.inputs import Prepared
@@ -65,7 +66,8 @@ def write_bundle(
     """A new Bundle in `folder`, which appears there complete and verified or not at all.
 
     What was written is loaded again and must answer `samples` bit for bit as the model in memory
-    does. The model itself is left as it is.
+    does. The model itself is left as it is. Where ONNX Runtime answers them alike, the bundle has a
+    model.onnx; elsewhere the manifest says why not.
 
     Args:
         folder: Must not exist yet, be empty, or hold a bundle of the same content, whatever its
@@ -98,12 +100,15 @@ def write_bundle(
         n_train_examples=counts.get("train"),
     )
     classifier = _copied(Classifier(backbone, head, experiment.strategy))
+    _refuse_no_samples(samples)
+    onnx = export_onnx(classifier, experiment.input, samples)
     contents: dict[FileName, bytes] = {
         "model.safetensors": _tensors(classifier),
         "experiment.json": render(experiment.to_json()),
         "record.json": render(record.to_json()),
         "MODEL_CARD.md": model_card(experiment, record, scores).encode(),
         **_encoder_files(experiment),
+        **({"model.onnx": onnx.model} if isinstance(onnx, Exported) else {}),
     }
     manifest = sealed(
         {
@@ -117,6 +122,8 @@ def write_bundle(
             "experiment": experiment.digest,
             "versions": _versions(),
             "created_at": created_at,
+            "onnx": onnx.report if isinstance(onnx, Exported) else None,
+            "without_onnx": onnx.reason if isinstance(onnx, NotExported) else None,
             "files": {name: _entry(content) for name, content in contents.items()},
         }
     )
@@ -153,7 +160,7 @@ def _encoder_files(experiment: Experiment) -> dict[FileName, bytes]:
 
 
 def _copied(classifier: Classifier) -> Classifier:
-    return copy.deepcopy(classifier).cpu().requires_grad_(False)
+    return copy.deepcopy(classifier).cpu().requires_grad_(False).eval()
 
 
 def _tensors(classifier: Classifier) -> bytes:
@@ -217,14 +224,17 @@ def _existing(folder: Path, manifest: BundleManifest) -> Bundle:
     return existing
 
 
-def _prove(bundle: Bundle, classifier: Classifier, samples: Sequence[Prepared]) -> None:
-    """Refuse a bundle that does not answer as the model that it was written from."""
+def _refuse_no_samples(samples: Sequence[Prepared]) -> None:
     if not samples or not len(samples[0]):
         raise BundleError("samples: none given. Give real evaluation inputs to compare answers on")
+
+
+def _prove(bundle: Bundle, classifier: Classifier, samples: Sequence[Prepared]) -> None:
+    """Refuse a bundle that does not answer as the model that it was written from."""
     cpu = torch.device("cpu")
     model = TorchPredictor(bundle.manifest, classifier, preparer_of(bundle), device=cpu)
-    expected = model.logits(samples)
-    written = load_torch_predictor(bundle, device="cpu", threads=None).logits(samples)
+    expected = model.outputs(samples).logits
+    written = load_torch_predictor(bundle, device="cpu", threads=None).outputs(samples).logits
     if not np.isfinite(expected).all():
         raise BundleError("the model answers NaN or infinity on real inputs. Train it again")
     if written.tobytes() != expected.tobytes():

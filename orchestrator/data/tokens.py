@@ -42,6 +42,12 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Which tokens are no padding: bool [n, L]."""
+        found: NDArray[np.bool_] = np.arange(self.ids.shape[1]) < self.lengths[:, None]
+        return found
+
 
 @dataclass(frozen=True)
 class Frame:

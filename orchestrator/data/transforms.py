@@ -63,7 +63,7 @@ def normalized(pixels: NDArray[np.uint8], contract: InputContract) -> NDArray[np
     Returns:
         float32 [N, 3, S, S].
     """
-    scale, shift = _scale_and_shift(contract.mean, contract.std)
+    scale, shift = scale_and_shift(contract.mean, contract.std)
     values = np.multiply(pixels, scale, dtype=np.float32)
     values += shift
     return values
@@ -115,7 +115,7 @@ def _without_far_ends(image: Image.Image) -> Image.Image:
 
 
 @lru_cache(maxsize=64)
-def _scale_and_shift(
+def scale_and_shift(
     mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(v / 255 - mean) / std as v * scale + shift; scale and shift are float32 [3, 1, 1]."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from orchestrator.data.inputs import Prepared
@@ -24,9 +23,8 @@ def network_inputs(prepared: Prepared, contract: Contract, device: torch.device)
         device: Where they are wanted.
     """
     if isinstance(prepared, TokenRows):
-        mask = np.arange(prepared.ids.shape[1]) < prepared.lengths[:, None]
         ids = torch.from_numpy(prepared.ids).to(device, non_blocking=True)
-        return Tokens(ids, torch.from_numpy(mask).to(device, non_blocking=True))
+        return Tokens(ids, torch.from_numpy(prepared.mask).to(device, non_blocking=True))
     assert isinstance(contract, InputContract)
     images = torch.from_numpy(normalized(prepared, contract))
     if device.type == "cuda":

@@ -44,7 +44,7 @@ class OnnxOutputs:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        with tempfile.TemporaryDirectory() as scratch, _traceable():
+        with tempfile.TemporaryDirectory() as scratch, traceable():
             file = f"{scratch}/outputs.onnx"
             torch.onnx.export(
                 _Outputs(backbone, wanted),
@@ -113,7 +113,7 @@ def agree(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 
 
 @contextmanager
-def _traceable() -> Iterator[None]:
+def traceable() -> Iterator[None]:
     """Meanwhile nothing is fused that has no ONNX form, and the tracer does not comment."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

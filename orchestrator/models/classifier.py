@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from orchestrator.models.backbone import Backbone, Inputs, Prefix
 from orchestrator.models.head import Head, build_head
 from orchestrator.spec.strategy import StrategyParams
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a Classifier makes of N inputs, each the mean over the views that are averaged.
+
+    Attributes:
+        logits: [N, C].
+        features: float32 [N, D]; what the head reads.
+    """
+
+    logits: Tensor
+    features: Tensor
 
 
 class Classifier(nn.Module):
@@ -32,11 +47,17 @@ class Classifier(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits of inputs."""
-        if self.training or self.predict_views == 1 or not isinstance(inputs, Tensor):
-            return self._of_one_view(inputs)
-        return mean_logits(
-            [self._of_one_view(turned(inputs, view)) for view in range(self.predict_views)]
-        )
+        if self.training:
+            logits: Tensor = self.head(self.backbone.features(inputs, pooling=self.pooling))
+            return logits
+        return self.outputs(inputs).logits
+
+    def outputs(self, inputs: Inputs) -> Outputs:
+        """Logits and features of inputs, as in eval mode."""
+        views = self._averaged_views(inputs)
+        features = [self.backbone.features(view, pooling=self.pooling) for view in views]
+        logits = [self.head(seen) for seen in features]
+        return Outputs(mean_over_views(logits), mean_over_views(features))
 
     def forward_from(self, prefix: Prefix, cut: int) -> Tensor:
         """Logits [N, C] of one view of inputs, from what stages 0 … `cut` made of it."""
@@ -46,9 +67,10 @@ class Classifier(nn.Module):
         logits: Tensor = self.head(features)
         return logits
 
-    def _of_one_view(self, inputs: Inputs) -> Tensor:
-        logits: Tensor = self.head(self.backbone.features(inputs, pooling=self.pooling))
-        return logits
+    def _averaged_views(self, inputs: Inputs) -> list[Inputs]:
+        if self.predict_views == 1 or not isinstance(inputs, Tensor):
+            return [inputs]
+        return [turned(inputs, view) for view in range(self.predict_views)]
 
 
 def build_classifier_head(backbone: Backbone, params: StrategyParams, *, n_outputs: int) -> Head:
@@ -61,9 +83,9 @@ def build_classifier_head(backbone: Backbone, params: StrategyParams, *, n_outpu
     )
 
 
-def mean_logits(views: list[Tensor]) -> Tensor:
-    """The mean of each example's logits over its views: [N, C] of V times [N, C]."""
-    return torch.stack(views).mean(0)
+def mean_over_views(views: list[Tensor]) -> Tensor:
+    """The mean of each example's values over its views: [N, C] of V times [N, C]."""
+    return torch.stack(views).mean(0) if len(views) > 1 else views[0]
 
 
 def turned(images: Tensor, view: int) -> Tensor:

@@ -16,6 +16,7 @@ TaskKind = Literal[
 ]
 Modality = Literal["image", "text"]
 Metric = Literal["accuracy", "f1_macro", "roc_auc", "log_loss", "ece"]
+Runtime = Literal["auto", "onnx", "torch"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 LOWER_IS_BETTER: frozenset[str] = frozenset({"log_loss", "ece"})

@@ -14,7 +14,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.features.network_inputs import network_inputs
 from orchestrator.features.store import batched
 from orchestrator.models.backbone import Backbone
-from orchestrator.models.classifier import build_classifier_head, mean_logits
+from orchestrator.models.classifier import build_classifier_head, mean_over_views
 from orchestrator.models.placing import placed
 from orchestrator.spec.experiment import Experiment
 from orchestrator.tasks.task import build_task
@@ -74,7 +74,7 @@ def predict_probs(
     for views in iterate_judged(examples, batches, experiment, threads=threads):
         with torch.inference_mode():
             inputs = [network_inputs(view, experiment.input, device) for view in views]
-            logits = mean_logits([network(view).float() for view in inputs])
+            logits = mean_over_views([network(view).float() for view in inputs])
         parts.append(task.probabilities(logits.cpu().numpy()).astype(np.float32))
         done += len(logits)
         if progress is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from orchestrator.errors import DivergedError
 from orchestrator.models.backbone import batch_norms
-from orchestrator.models.classifier import mean_logits
+from orchestrator.models.classifier import mean_over_views
 from orchestrator.models.freezing import assert_frozen
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import PhaseRow
@@ -142,7 +142,7 @@ class PhaseRun:
         parts = [torch.empty((0, len(self._experiment.task.labels)), device=self._io.device)]
         with self.averaged(), torch.inference_mode(), self._accelerator.autocast():
             for views in self._source.validation():
-                parts.append(mean_logits([self._module(inputs).float() for inputs in views]))
+                parts.append(mean_over_views([self._module(inputs).float() for inputs in views]))
         return torch.cat(parts)
 
     def _step(self, batch: Batch) -> Tensor:

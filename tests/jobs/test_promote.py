@@ -66,9 +66,13 @@ def test_promote_predict_and_evaluate_agree_from_the_command_line(
 
     promoted = run("promote", str(sweep.root), "--name", "colours")
     assert (promoted["version"], promoted["alias"]) == (1, "champion")
+    assert promoted["onnx"]["max_difference"] <= promoted["onnx"]["tolerance"]
+    assert promoted["without_onnx"] is None
     evaluated = run("evaluate", "colours@champion", str(colours / "test"))
     assert evaluated["metrics"]["accuracy"] == promoted["test"]["accuracy"]
     assert evaluated["metrics"]["log_loss"] == pytest.approx(promoted["test"]["log_loss"], rel=1e-4)
+    by_torch = run("evaluate", "colours@champion", str(colours / "test"), "--runtime", "torch")
+    assert by_torch["metrics"] == pytest.approx(evaluated["metrics"], abs=1e-4)
     answered = run("predict", "colours", str(colours / "test" / "red"))
     assert len(answered["answers"]) == 8
     right = sum(answer["label"] == "red" for answer in answered["answers"])

@@ -71,12 +71,15 @@ Written = Callable[..., Bundle]
 def write_plain(experiment: Experiment, record: Record) -> Written:
     """Writes a bundle whose weights are no weights; keywords replace fields of its manifest."""
 
-    def write(folder: Path, *, weights: bytes = b"w" * 1000, **fields: Any) -> Bundle:
+    def write(
+        folder: Path, *, weights: bytes = b"w" * 1000, onnx: bytes | None = None, **fields: Any
+    ) -> Bundle:
         contents = {
             "model.safetensors": weights,
             "experiment.json": render(experiment.to_json()),
             "record.json": render(record.to_json()),
             "MODEL_CARD.md": b"# A card\n",
+            **({} if onnx is None else {"model.onnx": onnx}),
         }
         content = {
             "task": experiment.task,

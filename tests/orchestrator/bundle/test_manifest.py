@@ -5,6 +5,7 @@ import pytest
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.manifest import parse_manifest, render, sealed
 from orchestrator.errors import BundleError
+from orchestrator.spec.frozen import digest_of
 
 
 def test_a_manifest_is_read_back_as_it_was_written(plain: Bundle) -> None:
@@ -42,6 +43,26 @@ def test_the_digest_depends_on_every_field(plain: Bundle) -> None:
 def test_an_impossible_value_is_named(plain: Bundle, change: dict, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         sealed({**plain.manifest.to_json(), **change})
+
+
+def test_a_manifest_of_format_1_is_read(plain: Bundle) -> None:
+    """It says nothing of model.onnx, and its digest covers what it says."""
+    content = plain.manifest.to_json() | {"format_version": 1}
+    for later in ("onnx", "without_onnx", "digest"):
+        del content[later]
+    old = {**content, "digest": digest_of(content)}
+    manifest = parse_manifest(render(old))
+    assert (manifest.format_version, manifest.digest) == (1, old["digest"])
+    assert (manifest.onnx, manifest.without_onnx) == (None, None)
+
+
+def test_what_was_measured_is_not_content(plain: Bundle) -> None:
+    report = {"opset": 20, "tolerance": 1e-3, "max_difference": 1e-7}
+    content = plain.manifest.to_json()
+    here = sealed({**content, "onnx": report})
+    assert here.same_content(sealed({**content, "onnx": {**report, "max_difference": 2e-7}}))
+    assert not here.same_content(sealed({**content, "onnx": {**report, "opset": 18}}))
+    assert not here.same_content(plain.manifest)
 
 
 def test_the_time_of_writing_is_not_content(plain: Bundle) -> None:

@@ -14,15 +14,16 @@ import torch
 from PIL import Image
 
 from orchestrator.bundle.bundle import Bundle
-from orchestrator.bundle.predictor import Predictor, load_predictor
-from orchestrator.bundle.writing import write_bundle
+from orchestrator.bundle.onnx_predictor import OnnxPredictor
+from orchestrator.bundle.predictor import Predictor, load_predictor, resolved_runtime
+from orchestrator.bundle.torch_predictor import TorchPredictor
 from orchestrator.data.transforms import eval_pixels_of
 from orchestrator.errors import BundleError, SpecError
-from orchestrator.models.building import build_backbone
-from orchestrator.models.head import build_head
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.parts import BackboneSpec, TaskSpec
+from orchestrator.spec.parts import TaskSpec
 from orchestrator.spec.record import Record
+from tests.orchestrator.bundle.small_bundles import answered_in_a_new_process
+from tests.orchestrator.bundle.small_bundles import image_bundle as written
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,32 +35,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def written(folder: Path, experiment: Experiment, record: Record, **changes: Any) -> Bundle:
-    """A bundle of a random model whose head is scaled so that answers differ between inputs."""
-    spec = BackboneSpec(name=experiment.backbone.name, weights="none")
-    backbone = build_backbone(spec, size=64, seed=3).train()
-    with torch.no_grad():
-        backbone.features(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
-    pooling = experiment.strategy.pooling
-    head = build_head(
-        experiment.strategy, n_features=backbone.feature_width(pooling), n_outputs=3, seed=5
-    )
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.mul_(10)
-    return write_bundle(
-        folder,
-        experiment=experiment,
-        record=record.model_copy(update={"experiment": experiment}),
-        backbone=backbone,
-        head=head,
-        test=None,
-        samples=[np.zeros((1, 3, 64, 64), np.uint8)],
-        created_at="2026-01-31T12:00:00Z",
-        **changes,
-    )
-
-
 @pytest.fixture(scope="module")
 def bundle(
     tmp_path_factory: pytest.TempPathFactory, experiment: Experiment, record: Record
@@ -67,7 +42,7 @@ def bundle(
     return written(tmp_path_factory.mktemp("predictor") / "bundle", experiment, record)
 
 
-@pytest.fixture(scope="module", params=["torch"])
+@pytest.fixture(scope="module", params=["torch", "onnx"])
 def predictor(bundle: Bundle, request: pytest.FixtureRequest) -> Predictor:
     """Every runtime keeps the same contract."""
     return load_predictor(bundle, runtime=request.param)
@@ -92,6 +67,64 @@ def test_probabilities_are_float32_and_sum_to_one(predictor: Predictor) -> None:
     assert probs.shape == (4, 3)
     np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_array_equal(predictor.probabilities([pixels[:0]]), np.empty((0, 3)))
+
+
+def test_embeddings_and_probabilities_are_those_of_one_pass(predictor: Predictor) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 64, 64), np.uint8)
+    outputs = predictor.outputs([pixels])
+    embeddings = predictor.embeddings([pixels])
+    assert embeddings.dtype == np.float32
+    np.testing.assert_array_equal(embeddings, outputs.features)
+    np.testing.assert_array_equal(
+        predictor.probabilities([pixels]), predictor.calibrated(outputs.logits)
+    )
+    np.testing.assert_allclose(predictor.embeddings([pixels[2:3]])[0], embeddings[2], atol=1e-5)
+    assert predictor.embeddings([pixels[:0]]).shape == (0, embeddings.shape[1])
+
+
+def test_both_runtimes_answer_alike(bundle: Bundle) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 3, 64, 64), np.uint8)
+    onnx, torch_ = (load_predictor(bundle, runtime=name) for name in ("onnx", "torch"))
+    assert isinstance(onnx, OnnxPredictor)
+    assert isinstance(torch_, TorchPredictor)
+    found, expected = onnx.outputs([pixels]), torch_.outputs([pixels])
+    assert np.ptp(expected.logits, axis=0).max() > 1e-2  # the inputs are told apart at all
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-4)
+    np.testing.assert_allclose(found.features, expected.features, atol=1e-4)
+
+
+def test_auto_is_onnx_on_the_cpu_where_the_bundle_has_it(bundle: Bundle, plain: Bundle) -> None:
+    assert resolved_runtime(bundle, "auto") == "onnx"
+    assert resolved_runtime(bundle, "auto", device="cuda:0") == "torch"
+    assert resolved_runtime(plain, "auto") == "torch"
+    with pytest.raises(SpecError, match="'cuda', but runtime onnx has only cpu"):
+        load_predictor(bundle, runtime="onnx", device="cuda")
+
+
+def test_a_bundle_without_onnx_says_why_there_is_none(write_plain, tmp_path: Path) -> None:
+    bundle = write_plain(tmp_path / "refused", without_onnx="it has no ONNX form (eig)")
+    with pytest.raises(BundleError, match=r"no model\.onnx: it has no ONNX form \(eig\). Use run"):
+        load_predictor(bundle, runtime="onnx")
+    with pytest.raises(BundleError, match="written by a version that made none"):
+        load_predictor(write_plain(tmp_path / "old"), runtime="onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"w" * 1000, b"\x08\x07" + b"\xff" * 100])
+def test_a_model_that_onnx_runtime_refuses_is_named(
+    write_plain, tmp_path: Path, content: bytes
+) -> None:
+    """Its digest is right: whoever wrote the bundle wrote these bytes."""
+    bundle = write_plain(tmp_path / "hostile", onnx=content)
+    with pytest.raises(BundleError, match=r"model\.onnx cannot be loaded"):
+        load_predictor(bundle)
+
+
+def test_answering_imports_no_torch(bundle: Bundle, photo: Image.Image, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(png(photo))
+    answer, imported = answered_in_a_new_process(bundle, str(path))
+    assert answer["label"] in bundle.labels
+    assert imported == []
 
 
 @pytest.mark.parametrize(
@@ -238,7 +271,7 @@ def test_a_device_that_is_not_there_is_refused(bundle: Bundle, device: str) -> N
 
 def test_threads_are_those_asked_for(bundle: Bundle) -> None:
     try:
-        load_predictor(bundle, threads=2)
+        load_predictor(bundle, runtime="torch", threads=2)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
+from orchestrator.bundle import onnx_export
 from orchestrator.bundle.bundle import Bundle, open_bundle
 from orchestrator.bundle.predictor import load_predictor
-from orchestrator.bundle.torch_predictor import Classifier
+from orchestrator.bundle.torch_predictor import Classifier, TorchPredictor
 from orchestrator.bundle.writing import write_bundle
 from orchestrator.errors import BundleError, IntegrityError
 from orchestrator.models.backbone import Backbone
@@ -128,6 +129,7 @@ def test_the_folder_has_these_files_and_nothing_else(write: Write, tmp_path: Pat
         "experiment.json",
         "record.json",
         "MODEL_CARD.md",
+        "model.onnx",
     }
 
 
@@ -169,11 +171,25 @@ def test_the_manifest_carries_the_evidence(
     assert bundle.manifest.created_at == AT
     assert bundle.manifest.versions["torch"] == torch.__version__.split("+")[0]
     assert bundle.manifest.backbone.weights == "none"
+    assert bundle.manifest.onnx is not None
+    assert 0 <= bundle.manifest.onnx.max_difference <= bundle.manifest.onnx.tolerance
+    assert bundle.manifest.without_onnx is None
     assert bundle.experiment() == experiment
     assert bundle.record() == record
     card = bundle.read("MODEL_CARD.md").decode()
     assert "0.9000 [0.8256, 0.9448]" in card
     assert "### By class, on test" in card
+
+
+def test_a_model_that_onnx_runtime_does_not_answer_alike_is_written_without(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: np.ndarray
+) -> None:
+    monkeypatch.setattr(onnx_export, "TOLERANCE", 0.0)  # which no float32 model of this size meets
+    bundle = write(tmp_path / "bundle", samples=[samples])
+    assert "model.onnx" not in bundle.manifest.files
+    assert bundle.manifest.onnx is None
+    assert "differ from torch's by" in str(bundle.manifest.without_onnx)
+    assert isinstance(load_predictor(bundle), TorchPredictor)
 
 
 def test_the_same_content_is_written_once(write: Write, tmp_path: Path) -> None:
