@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.runtime.cluster import Cluster, joined_cluster
+from tests.orchestrator.clip_material import tiny_clip
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 BACKBONE = {"name": "mobilenetv3_small_050", "weights": "none"}
@@ -78,6 +79,12 @@ def raw_spec(
 ) -> Callable[..., dict[str, object]]:
     """The same with a storage of the test's own."""
     return partial(make_spec, tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def clip_folder() -> Path:
+    """The tiny CLIP that knows coloured shapes; trained by the machine's first test that asks."""
+    return tiny_clip()
 
 
 @pytest.fixture(scope="session")

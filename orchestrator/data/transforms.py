@@ -31,11 +31,14 @@ def eval_pixels(image: Image.Image, contract: InputContract) -> NDArray[np.uint8
 
     Of a strip such as 20,000 x 1 the middle is cut out first: resized whole, it would be gigabytes.
     """
-    image = _without_far_ends(image)
-    width, height = image.size
     short = resized_side(contract)
-    shorter = min(width, height)
-    size = (short * width // shorter, short * height // shorter)
+    if contract.resize == "squash":
+        size = (short, short)
+    else:
+        image = _without_far_ends(image)
+        width, height = image.size
+        shorter = min(width, height)
+        size = (short * width // shorter, short * height // shorter)
     resized = image.resize(size, RESAMPLING[contract.interpolation])
     left, top = (round((side - contract.size) / 2) for side in size)
     return channels_first(resized.crop((left, top, left + contract.size, top + contract.size)))

@@ -64,6 +64,7 @@ class Backbone(nn.Module):
         cuts: Stages after which one tensor carries all that follows; every stage but for a pyramid.
         input: How inputs must be prepared, at the size that this backbone was built for.
         library_names: The library's name of each own parameter and buffer.
+        origin: Digest of the model that it is a part of, where that is more than its own tensors.
 
     Args:
         split: The library's model, taken apart.
@@ -84,6 +85,7 @@ class Backbone(nn.Module):
         self.cuts = split.cuts or tuple(range(self.n_stages + 1))
         self.trainable = frozenset(range(self.n_stages + 1))
         self.batch_norm_adapts = True
+        self.origin: str | None = None
         self._channels_last = split.channels_last
         self._n_prefix_tokens = split.n_prefix_tokens
         names = {id(tensor): name for name, tensor in library.state_dict(keep_vars=True).items()}

@@ -9,11 +9,13 @@ from torch import nn
 
 from orchestrator.errors import Fault, SpecError
 from orchestrator.models.backbone import Backbone
+from orchestrator.models.clip import build_clip_backbone
 from orchestrator.models.library_model import library_model, split_model
 from orchestrator.models.text_backbone import build_text_backbone
 from orchestrator.models.weights import load_weights
 from orchestrator.spec.backbone_table import facts_for, library_of
 from orchestrator.spec.backbones import backbone_modality, facts_of
+from orchestrator.spec.clip_models import is_clip
 from orchestrator.spec.parts import BackboneSpec
 
 
@@ -32,6 +34,8 @@ def build_backbone(spec: BackboneSpec, *, size: int | None = None, seed: int = 0
         SpecError: The backbone does not take images of this size.
         WeightsError: The weights cannot be had, or do not fit.
     """
+    if is_clip(spec.name):
+        return build_clip_backbone(spec, facts_of(spec), size=size, seed=seed)
     if backbone_modality(spec) == "text":
         return build_text_backbone(spec, facts_of(spec), size=size, seed=seed)
     facts = facts_for(spec.name)

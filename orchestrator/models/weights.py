@@ -62,8 +62,11 @@ def weights_digest(backbone: Backbone) -> str:
 def tensors_digest(backbone: Backbone) -> str:
     """SHA-256 over name, dtype, shape and bytes of every tensor, by the library's names, sorted.
 
-    The library's names do not change when we split a model in another way.
+    The library's names do not change when we split a model in another way. A backbone that is part
+    of a larger model is named by the whole.
     """
+    if backbone.origin is not None:
+        return backbone.origin
     total = hashlib.sha256()
     own = backbone.state_dict()
     for library_name, name in sorted((lib, own) for own, lib in backbone.library_names.items()):

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from orchestrator.spec.parts import Contract, InputContract
 
 ImageLibrary = Literal["timm", "torchvision", "orchestrator"]
-Library = ImageLibrary | Literal["transformers"]
+Library = ImageLibrary | Literal["transformers", "open_clip"]
 
 TABLE_PATH = Path(__file__).with_suffix(".json")
 

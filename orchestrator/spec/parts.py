@@ -13,18 +13,20 @@ TaskKind = Literal[
     "image-multilabel-classification",
     "text-classification",
     "text-multilabel-classification",
+    "zero-shot-image-classification",
 ]
 Modality = Literal["image", "text"]
 Metric = Literal["accuracy", "f1_macro", "roc_auc", "log_loss", "ece"]
 Runtime = Literal["auto", "onnx", "torch"]
 Interpolation = Literal["bilinear", "bicubic"]
+Resize = Literal["shortest", "squash"]
 
 LOWER_IS_BETTER: frozenset[str] = frozenset({"log_loss", "ece"})
 
 
 def modality_of(kind: TaskKind) -> Modality:
     """What a task's inputs are."""
-    return "image" if kind.startswith("image-") else "text"
+    return "image" if "image" in kind.split("-") else "text"
 
 
 def is_multilabel(kind: TaskKind) -> bool:
@@ -47,12 +49,15 @@ class BackboneSpec(Frozen):
 
     A text encoder is named by its id on the Hugging Face hub, or by a local folder in the hub's
     format; its name is then the folder's. Its own weights are `default`.
+
+    A CLIP is named `clip:ARCHITECTURE/PRETRAINED`, `clip:hub:OWNER/NAME`, or by a local folder
+    (`clip_models.py`); its own weights are `default`.
     """
 
     name: str
     weights: str = "default"
     folder: str | None = Field(
-        None, description="local folder with a text encoder's config, tokenizer and weights"
+        None, description="local folder with an encoder's or a CLIP's config, tokenizer and weights"
     )
 
 
@@ -60,12 +65,14 @@ class InputContract(Frozen):
     """How an image must be prepared for a backbone.
 
     The shorter side is resized to `size / crop_fraction` pixels, the centre `size` x `size` is cut
-    out, values are scaled to 0–1 and normalised by channel with `mean` and `std`.
+    out, values are scaled to 0–1 and normalised by channel with `mean` and `std`. Under `resize:
+    squash` both sides are resized instead, whatever the image's shape.
     """
 
     size: int = Field(ge=8, le=2048)
     crop_fraction: float = Field(gt=0.1, le=1.0)
     interpolation: Interpolation = "bilinear"
+    resize: Resize = "shortest"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 

@@ -128,7 +128,7 @@ class MultiLabel:
 def build_task(spec: TaskSpec) -> Task:
     """The Task that `spec` describes."""
     match spec.kind:
-        case "image-classification" | "text-classification":
+        case "image-classification" | "text-classification" | "zero-shot-image-classification":
             return SingleLabel(spec)
         case "image-multilabel-classification" | "text-multilabel-classification":
             return MultiLabel(spec)
