@@ -29,12 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=_count, default=5, help="classes to show (default: %(default)s)"
     )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="tell what the likeliest label rests on: cells of an image, words of a text",
+    )
     add_runtime_arguments(parser)
     add_registry_argument(parser)
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     """Run the verb; exit code 1 when an input could not be answered."""
+    from orchestrator.bundle.attribution import explain
     from orchestrator.bundle.bundle import open_bundle
     from orchestrator.bundle.locating import locate
     from orchestrator.bundle.predictor import load_predictor
@@ -43,7 +49,9 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     files = list(inputs_of(args.inputs, texts=modality_of(bundle.task.kind) == "text"))
     predictor = load_predictor(bundle, runtime=args.runtime, device=args.device)
     answers = []
-    for answer in predictor.predict(files, top=args.top):
+    for value, answer in zip(files, predictor.predict(files, top=args.top), strict=True):
+        if args.explain and "error" not in answer:
+            answer["explanation"] = explain(predictor, value).to_json()
         answers.append(answer)
         if not args.json:
             print(json.dumps(answer), flush=True)

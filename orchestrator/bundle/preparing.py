@@ -93,15 +93,22 @@ class TextPreparer:
         return str(value) if isinstance(value, Path) else f"input:{position}"
 
     def read(self, value: Input) -> npt.NDArray[np.int32]:
+        return self.tokens(self.text(value))
+
+    def text(self, value: Input) -> str:
+        """The text that an input holds; raises as `read` does."""
         match value:
             case str():
-                text = decode_text(value.encode("utf-8", "surrogatepass"))
+                return decode_text(value.encode("utf-8", "surrogatepass"))
             case bytes():
-                text = decode_text(value)
+                return decode_text(value)
             case Path():
-                text = decode_text(value.read_bytes())
+                return decode_text(value.read_bytes())
             case _:
                 raise TypeError(f"{type(value).__name__} is no input. Give a text, bytes or a Path")
+
+    def tokens(self, text: str) -> npt.NDArray[np.int32]:
+        """Token numbers of a text, without special ones."""
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return np.asarray(ids, np.int32)
 

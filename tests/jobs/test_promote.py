@@ -73,7 +73,10 @@ def test_promote_predict_and_evaluate_agree_from_the_command_line(
     assert evaluated["metrics"]["log_loss"] == pytest.approx(promoted["test"]["log_loss"], rel=1e-4)
     by_torch = run("evaluate", "colours@champion", str(colours / "test"), "--runtime", "torch")
     assert by_torch["metrics"] == pytest.approx(evaluated["metrics"], abs=1e-4)
-    answered = run("predict", "colours", str(colours / "test" / "red"))
+    answered = run("predict", "colours", str(colours / "test" / "red"), "--explain")
+    explained = [answer["explanation"] for answer in answered["answers"]]
+    assert [e["label"] for e in explained] == [a["label"] for a in answered["answers"]]
+    assert {(e["map"]["rows"], len(e["map"]["values"])) for e in explained} == {(7, 7)}
     assert len(answered["answers"]) == 8
     right = sum(answer["label"] == "red" for answer in answered["answers"])
     recall = next(row["recall"] for row in evaluated["per_class"] if row["label"] == "red")
