@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from orchestrator.spec.record import Record
 
 SAMPLES = 16
+BASELINE = 1024  # training examples that drift is measured from
+BATCH_SIZE = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +85,7 @@ def bundle_trial(folder: SweepFolder, record: Record) -> Bundle:
     examples = open_examples(folder / "data")
     rows = examples.indices("validation")[:SAMPLES]
     samples = next(iterate_judged(examples, [rows], record.experiment, threads=1))
+    cores = os.cpu_count() or 1
     network = winner_network(folder, record)
     return write_bundle(
         folder / "bundles" / record.trial,
@@ -96,7 +100,18 @@ def bundle_trial(folder: SweepFolder, record: Record) -> Bundle:
             "train": len(examples.indices("train")),
             "validation": len(examples.indices("validation")),
         },
+        training=iterate_judged(
+            examples, _spread(examples.indices("train")), record.experiment, threads=cores
+        ),
+        cores=cores,
     )
+
+
+def _spread(rows: Any) -> list[Any]:
+    """Batches of at most BASELINE rows, evenly drawn."""
+    step = max(1, -(-len(rows) // BASELINE))
+    chosen = rows[::step]
+    return [chosen[at : at + BATCH_SIZE] for at in range(0, len(chosen), BATCH_SIZE)]
 
 
 def _onnx_line(manifest: BundleManifest) -> str:

@@ -59,7 +59,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Erasure:
-    """How far a label's probability falls without each of a text's first words."""
+    """How far a label's probability falls without each of the words that the model sees."""
 
     label: str
     words: tuple[Word, ...]
@@ -104,7 +104,7 @@ def explain(
         chosen, falls = _falls(ask, [pixels, *_covered(pixels, contract)], labels, label)
         return Occlusion(chosen, falls.reshape(CELLS, CELLS))
     assert isinstance(preparer, TextPreparer)
-    text = preparer.text(value)
+    text = preparer.beginning(preparer.text(value))
     spans = [found.span() for found in _WORD.finditer(text)][:MOST_WORDS]
     without = [preparer.tokens(text[:start] + text[end:]) for start, end in spans]
     chosen, falls = _falls(ask, [preparer.tokens(text), *without], labels, label)

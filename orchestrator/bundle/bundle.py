@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
+from orchestrator.bundle.drift import DriftBaseline
 from orchestrator.bundle.manifest import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -77,6 +78,12 @@ class Bundle:
         _check_size(name, entry, len(content))
         _check_digest(name, entry, hashlib.sha256(content).hexdigest())
         return content
+
+    def drift_baseline(self) -> DriftBaseline | None:
+        """What its training examples' features were like, where that was recorded."""
+        if "drift.json" not in self.manifest.files:
+            return None
+        return DriftBaseline.model_validate_json(self.read("drift.json"))
 
     def experiment(self) -> Experiment:
         """What was run."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
+from orchestrator.bundle.latency import LatencyCurve
 from orchestrator.errors import BundleError, IntegrityError
 from orchestrator.spec.frozen import Frozen, digest_of
 from orchestrator.spec.parts import BackboneSpec, Contract, TaskSpec
@@ -26,6 +27,7 @@ FileName = Literal[
     "model.onnx",
     "config.json",
     "tokenizer.json",
+    "drift.json",
 ]
 FILE_NAMES: tuple[FileName, ...] = get_args(FileName)
 REQUIRED_FILES: tuple[FileName, ...] = FILE_NAMES[:4]
@@ -119,6 +121,7 @@ class BundleManifest(Frozen):
     created_at: str = Field(description="ISO 8601 with a time zone")
     onnx: OnnxReport | None = Field(None, description="of model.onnx, where there is one")
     without_onnx: str | None = Field(None, description="why there is no model.onnx")
+    latency: LatencyCurve | None = Field(None, description="measured where it was written")
     files: dict[FileName, FileEntry]
     digest: Sha256 = Field(description="SHA-256 of the canonical JSON of all other fields")
 
@@ -149,6 +152,7 @@ class BundleManifest(Frozen):
             "created_at": True,
             "digest": True,
             "onnx": {"max_difference": True},
+            "latency": True,
         }
         return self.model_dump(exclude=written) == other.model_dump(exclude=written)
 

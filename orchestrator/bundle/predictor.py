@@ -115,11 +115,7 @@ class NetworkPredictor(ABC):
         if not len(views[0]):
             widths = (self._task.n_outputs, self._n_features)
             return Outputs(*(np.empty((0, width), np.float32) for width in widths))
-        found = [self.run(view) for view in views]
-        return Outputs(
-            _mean([one.logits for one in found]),
-            _mean([one.features for one in found]),
-        )
+        return mean_outputs([self.run(view) for view in views])
 
     def probabilities(self, views: Sequence[Prepared]) -> Probabilities:
         return self.calibrated(self.outputs(views).logits)
@@ -239,8 +235,14 @@ def calibrated_task(manifest: BundleManifest) -> Task:
     return replace(task, threshold=manifest.threshold) if isinstance(task, MultiLabel) else task
 
 
-def _mean(views: list[Floats]) -> Floats:
-    return np.mean(views, axis=0, dtype=np.float32) if len(views) > 1 else views[0]
+def mean_outputs(views: Sequence[Outputs]) -> Outputs:
+    """The mean over the views of each input."""
+    if len(views) == 1:
+        return views[0]
+    return Outputs(
+        np.mean([view.logits for view in views], axis=0),
+        np.mean([view.features for view in views], axis=0),
+    )
 
 
 def _reason(err: Exception) -> str:

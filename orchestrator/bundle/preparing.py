@@ -107,6 +107,12 @@ class TextPreparer:
             case _:
                 raise TypeError(f"{type(value).__name__} is no input. Give a text, bytes or a Path")
 
+    def beginning(self, text: str) -> str:
+        """As much of a text as its views show, and one window more."""
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        most = self._contract.size * (self._n_views + 1)
+        return text[: offsets[most - 1][1]] if len(offsets) > most else text
+
     def tokens(self, text: str) -> npt.NDArray[np.int32]:
         """Token numbers of a text, without special ones."""
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids

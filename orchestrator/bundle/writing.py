@@ -9,7 +9,7 @@ import importlib.metadata
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ from orchestrator.bundle.manifest import (
     render,
     sealed,
 )
+from orchestrator.bundle.measuring import Model
 from orchestrator.bundle.model_card import model_card
-from orchestrator.bundle.onnx_export import Exported, NotExported, export_onnx
+from orchestrator.bundle.onnx_export import Exported, NotExported, export_onnx, torch_outputs
 from orchestrator.bundle.preparing import preparer_of
 from orchestrator.bundle.torch_predictor import TorchPredictor, load_torch_predictor
 from orchestrator.data.inputs import Prepared
@@ -41,7 +42,7 @@ from orchestrator.models.classifier import Classifier
 from orchestrator.models.head import Head
 from orchestrator.spec.durable import sync_folder, write_durably
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.parts import BackboneSpec, TaskSpec, TextContract, is_multilabel
+from orchestrator.spec.parts import BackboneSpec, Contract, TaskSpec, TextContract, is_multilabel
 from orchestrator.spec.record import Record
 from orchestrator.spec.text_encoders import encoder_config, encoder_tokenizer
 from orchestrator.tasks.metrics import wilson_interval
@@ -62,6 +63,8 @@ def write_bundle(
     n_examples: Mapping[str, int] | None = None,
     temperature: float = 1.0,
     threshold: float = 0.5,
+    training: Iterable[Sequence[Prepared]] = (),
+    cores: int | None = None,
 ) -> Bundle:
     """A new Bundle in `folder`, which appears there complete and verified or not at all.
 
@@ -84,6 +87,9 @@ def write_bundle(
             validation accuracy has an interval.
         temperature: Divides the logits.
         threshold: Probability from which a label of a multi-label task is answered.
+        training: Batches of training examples, each of as many views as `samples`; their features
+            become the baseline that drift is measured from. There is none without them.
+        cores: That latency is measured on; it is not measured when None.
 
     Raises:
         BundleError: If something else is in `folder`, or an argument is not allowed.
@@ -100,7 +106,7 @@ def write_bundle(
         n_train_examples=counts.get("train"),
     )
     classifier = _copied(Classifier(backbone, head, experiment.strategy))
-    _refuse_no_samples(samples)
+    _refuse_unfit(classifier, experiment.input, samples)
     onnx = export_onnx(classifier, experiment.input, samples)
     contents: dict[FileName, bytes] = {
         "model.safetensors": _tensors(classifier),
@@ -110,6 +116,9 @@ def write_bundle(
         **_encoder_files(experiment),
         **({"model.onnx": onnx.model} if isinstance(onnx, Exported) else {}),
     }
+    model = Model(classifier, experiment.input, onnx)
+    if baseline := model.baseline(training):
+        contents["drift.json"] = render(baseline.to_json())
     manifest = sealed(
         {
             "task": experiment.task,
@@ -124,6 +133,7 @@ def write_bundle(
             "created_at": created_at,
             "onnx": onnx.report if isinstance(onnx, Exported) else None,
             "without_onnx": onnx.reason if isinstance(onnx, NotExported) else None,
+            "latency": None if cores is None else model.latency(samples[0], cores),
             "files": {name: _entry(content) for name, content in contents.items()},
         }
     )
@@ -224,9 +234,11 @@ def _existing(folder: Path, manifest: BundleManifest) -> Bundle:
     return existing
 
 
-def _refuse_no_samples(samples: Sequence[Prepared]) -> None:
+def _refuse_unfit(classifier: Classifier, contract: Contract, samples: Sequence[Prepared]) -> None:
     if not samples or not len(samples[0]):
         raise BundleError("samples: none given. Give real evaluation inputs to compare answers on")
+    if not np.isfinite(torch_outputs(classifier, contract, samples[0]).logits).all():
+        raise BundleError("the model answers NaN or infinity on real inputs. Train it again")
 
 
 def _prove(bundle: Bundle, classifier: Classifier, samples: Sequence[Prepared]) -> None:
@@ -235,8 +247,6 @@ def _prove(bundle: Bundle, classifier: Classifier, samples: Sequence[Prepared]) 
     model = TorchPredictor(bundle.manifest, classifier, preparer_of(bundle), device=cpu)
     expected = model.outputs(samples).logits
     written = load_torch_predictor(bundle, device="cpu", threads=None).outputs(samples).logits
-    if not np.isfinite(expected).all():
-        raise BundleError("the model answers NaN or infinity on real inputs. Train it again")
     if written.tobytes() != expected.tobytes():
         gap = float(np.abs(written - expected).max())
         raise IntegrityError(

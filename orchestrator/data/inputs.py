@@ -22,6 +22,11 @@ Prepared = Pixels | TokenRows
 GROUPED_BATCHES = 50  # batches whose texts are sorted by length together
 
 
+def taken(prepared: Prepared, rows: Indices) -> Prepared:
+    """Some inputs of a batch."""
+    return prepared.take(rows) if isinstance(prepared, TokenRows) else prepared[rows]
+
+
 def iterate_inputs(
     examples: Examples,
     batches: Iterable[Indices],

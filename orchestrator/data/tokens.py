@@ -42,6 +42,10 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, rows: Indices) -> TokenRows:
+        """Some of the texts, as long as all of them."""
+        return TokenRows(self.ids[rows], self.lengths[rows])
+
     @property
     def mask(self) -> NDArray[np.bool_]:
         """Which tokens are no padding: bool [n, L]."""

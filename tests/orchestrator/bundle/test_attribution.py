@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.bundle.attribution import CELLS, MOST_WORDS, Erasure, Occlusion, explain
+from orchestrator.bundle.attribution import CELLS, Erasure, Occlusion, explain
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.predictor import NetworkPredictor, Outputs, load_predictor
 from orchestrator.bundle.preparing import preparer_of
@@ -154,16 +154,23 @@ def test_a_single_word_is_compared_with_nothing_at_all(texts: Bundle) -> None:
     assert found.words[0].fall > 0.3
 
 
-def test_a_long_text_costs_no_more_than_its_first_words(texts: Bundle) -> None:
-    predictor = Rule(texts, cats(7))
-    found = explain(predictor, "dog " * 10_000)
+def test_a_long_text_costs_no_more_than_what_the_model_sees_of_it(texts: Bundle) -> None:
+    (cat,) = preparer_of(texts).read("cat")
+    predictor = Rule(texts, cats(cat))
+    beginning = "dog " * 10 + "cat "
+    found = explain(predictor, beginning + "dog cat " * 10_000)
     assert isinstance(found, Erasure)
-    assert len(found.words) == MOST_WORDS
-    assert sum(predictor.batches) == MOST_WORDS + 1
+    assert texts.input.size <= len(found.words) <= 2 * texts.input.size
+    assert sum(predictor.batches) == len(found.words) + 1
+    short = explain(predictor, beginning + "dog cat " * 20)
+    assert isinstance(short, Erasure)
+    assert short.words[: texts.input.size] == found.words[: texts.input.size]
 
 
 def test_an_unknown_label_is_named_with_its_nearest(images: Bundle, photo: bytes) -> None:
-    with pytest.raises(SpecError, match=r"'craked' is none of this model's\. Did you mean 'cracked'"):
+    with pytest.raises(
+        SpecError, match=r"'craked' is none of this model's\. Did you mean 'cracked'"
+    ):
         explain(Rule(images, in_row_2_column_3), photo, label="craked")
 
 

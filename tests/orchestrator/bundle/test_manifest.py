@@ -48,7 +48,7 @@ def test_an_impossible_value_is_named(plain: Bundle, change: dict, message: str)
 def test_a_manifest_of_format_1_is_read(plain: Bundle) -> None:
     """It says nothing of model.onnx, and its digest covers what it says."""
     content = plain.manifest.to_json() | {"format_version": 1}
-    for later in ("onnx", "without_onnx", "digest"):
+    for later in ("onnx", "without_onnx", "latency", "digest"):
         del content[later]
     old = {**content, "digest": digest_of(content)}
     manifest = parse_manifest(render(old))
@@ -63,6 +63,8 @@ def test_what_was_measured_is_not_content(plain: Bundle) -> None:
     assert here.same_content(sealed({**content, "onnx": {**report, "max_difference": 2e-7}}))
     assert not here.same_content(sealed({**content, "onnx": {**report, "opset": 18}}))
     assert not here.same_content(plain.manifest)
+    curve = {"cpu": "one", "cores": 1, "runtime": "onnx", "points": []}
+    assert sealed({**content, "latency": curve}).same_content(plain.manifest)
 
 
 def test_the_time_of_writing_is_not_content(plain: Bundle) -> None:

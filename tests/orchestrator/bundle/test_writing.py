@@ -14,7 +14,7 @@ from torch import nn
 
 from orchestrator.bundle import onnx_export
 from orchestrator.bundle.bundle import Bundle, open_bundle
-from orchestrator.bundle.predictor import load_predictor
+from orchestrator.bundle.predictor import load_predictor, resolved_runtime
 from orchestrator.bundle.torch_predictor import Classifier, TorchPredictor
 from orchestrator.bundle.writing import write_bundle
 from orchestrator.errors import BundleError, IntegrityError
@@ -190,6 +190,32 @@ def test_a_model_that_onnx_runtime_does_not_answer_alike_is_written_without(
     assert bundle.manifest.onnx is None
     assert "differ from torch's by" in str(bundle.manifest.without_onnx)
     assert isinstance(load_predictor(bundle), TorchPredictor)
+
+
+@pytest.mark.parametrize("tolerance", [onnx_export.TOLERANCE, 0.0])
+def test_usual_features_and_latency_are_recorded_whatever_runs_the_model(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tolerance: float
+) -> None:
+    monkeypatch.setattr(onnx_export, "TOLERANCE", tolerance)
+    images = np.random.default_rng(1).integers(0, 256, (12, 3, 64, 64), np.uint8)
+    bundle = write(tmp_path / "bundle", training=[[images[:8]], [images[8:]]], cores=1)
+    baseline = bundle.drift_baseline()
+    assert baseline is not None
+    embeddings = load_predictor(bundle).embeddings([images])
+    assert baseline.n == 12
+    np.testing.assert_allclose(baseline.mean, embeddings.mean(axis=0), rtol=1e-3, atol=1e-5)
+    curve = bundle.manifest.latency
+    assert curve is not None
+    assert curve.runtime == resolved_runtime(bundle, "auto")
+    assert [point.batch for point in curve.points] == [1, 2, 4, 8, 16]
+    assert torch.get_num_threads() == 1
+    assert write(tmp_path / "bundle", training=[[images]], cores=1) == bundle
+
+
+def test_without_training_examples_there_is_no_baseline(write: Write, tmp_path: Path) -> None:
+    bundle = write(tmp_path / "bundle")
+    assert bundle.drift_baseline() is None
+    assert bundle.manifest.latency is None
 
 
 def test_the_same_content_is_written_once(write: Write, tmp_path: Path) -> None:
