@@ -1,0 +1,243 @@
+"""What goes over the wire, as frozen data: the endpoint's requests, answers and problems.
+
+Each field has its one owner here: the client reads answers into these models, and the OpenAPI
+document is made of them. What a client reads may carry more than it knows (a newer server);
+what a server reads may not.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MODEL_VERSION_HEADER = "X-Model-Version"
+TIMING_HEADER = "Server-Timing"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Accepts = Literal["image", "text", "question"]
+
+
+class Told(BaseModel):
+    """What the endpoint tells; keys that this version does not know are left out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Asked(BaseModel):
+    """What a client asks; an unknown key is a fault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Problem(Told):
+    """Why there is no answer (RFC 9457): what is wrong with which value, and what to do."""
+
+    type: str = Field("about:blank", description="`/problems/SLUG`, one for each kind of problem")
+    title: str = Field(description="the kind of problem in a few words")
+    status: int = Field(ge=400, le=599)
+    detail: str = Field("", description="the value, what is allowed, what to do")
+    instance: str | None = Field(None, description="the request's id, as in the access log")
+    items: tuple[Problem | None, ...] | None = Field(
+        None, description="where every item is bad: the problem of each, in order"
+    )
+
+
+class Timing(Told):
+    """Where the time went, in milliseconds."""
+
+    read: float = Field(0.0, ge=0, description="receiving and decoding the inputs")
+    queue: float = Field(0.0, ge=0, description="waiting for the model")
+    infer: float = Field(0.0, ge=0, description="the forward pass")
+    total: float = Field(0.0, ge=0)
+
+
+class OneLabel(Told):
+    """The likeliest label, and the probabilities of the `top` likeliest."""
+
+    label: str
+    probabilities: dict[str, Probability] = Field(description="of a label, the likeliest first")
+
+
+class AnyLabels(Told):
+    """The labels at or above the model's threshold, and the `top` likeliest probabilities."""
+
+    labels: tuple[str, ...]
+    probabilities: dict[str, Probability] = Field(description="of a label, the likeliest first")
+
+
+class Entity(Told):
+    """A named stretch of the text."""
+
+    label: str
+    start: int = Field(ge=0, description="position of the first character")
+    end: int = Field(ge=0, description="position after the last character")
+    text: str
+    score: Probability
+
+
+class Entities(Told):
+    """The entities of a text, in the order of the text."""
+
+    entities: tuple[Entity, ...]
+
+
+class Alternative(Told):
+    """Another stretch of the context that may answer the question."""
+
+    answer: str
+    start: int | None = None
+    end: int | None = None
+    score: Probability
+
+
+class Span(Told):
+    """The stretch of the context that answers the question; an empty one means: no answer."""
+
+    answer: str
+    start: int | None = Field(None, description="position in the context, in characters")
+    end: int | None = None
+    score: Probability
+    alternatives: tuple[Alternative, ...] = ()
+
+
+class Failed(Told):
+    """This input has no answer; the others of the request do."""
+
+    error: Problem
+
+
+Answer = OneLabel | AnyLabels | Entities | Span | Failed
+
+
+class _From(Told):
+    """Which model answered."""
+
+    model: str
+    version: str = Field(description="of the bundle, in the registry")
+    digest: str = Field(description="SHA-256 of the bundle that answered")
+    timing_ms: Timing
+
+
+class Prediction(_From):
+    """One answer for every input, in order."""
+
+    alias: str | None = Field(None, description="the alias that led to this version")
+    answers: tuple[Answer, ...]
+
+
+class Embeddings(_From):
+    """One vector for every input, in order; null where `errors` has the reason."""
+
+    embeddings: tuple[tuple[float, ...] | None, ...]
+    errors: dict[int, Problem] = Field(
+        default_factory=dict, description="position of the input → problem"
+    )
+
+
+class OcclusionMap(Told):
+    """How far the label's probability falls when a cell of the image is hidden.
+
+    `values` is `rows` × `cols`, from the top left; below zero, hiding the cell helps.
+    """
+
+    rows: int = Field(ge=1)
+    cols: int = Field(ge=1)
+    values: tuple[tuple[float, ...], ...]
+
+
+class Attribution(Told):
+    """How much a stretch of the text speaks for the label."""
+
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+    score: float
+
+
+class Explanation(_From):
+    """What in the input speaks for `label`: a map of an image, or stretches of a text."""
+
+    label: str
+    map: OcclusionMap | None = None
+    spans: tuple[Attribution, ...] | None = None
+
+
+class ModelEntry(Told):
+    """A model that is served."""
+
+    name: str
+    version: str
+    alias: str | None = None
+    task: str
+    labels: tuple[str, ...]
+    digest: str
+    metrics: dict[str, float] = Field(
+        default_factory=dict, description="on the test set, or else on validation"
+    )
+
+
+class ModelList(Told):
+    """Everything that is served."""
+
+    models: tuple[ModelEntry, ...]
+
+
+class ModelDetails(ModelEntry):
+    """A model with its card, what it takes and how much of it."""
+
+    card: str = Field("", description="Markdown")
+    input: dict[str, Any] = Field(default_factory=dict, description="how inputs are prepared")
+    limits: dict[str, Any] = Field(default_factory=dict, description="most bytes, pixels, items …")
+    accepts: tuple[Accepts, ...]
+    zero_shot: bool = Field(False, description="whether requests may bring their own labels")
+
+
+class ImageItem(Asked):
+    """One encoded image."""
+
+    image: str = Field(description="base64 of a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file")
+
+
+class TextItem(Asked):
+    """One text."""
+
+    text: str
+
+
+class QuestionItem(Asked):
+    """A question, and the text that holds its answer."""
+
+    question: str
+    context: str
+
+
+Item = ImageItem | TextItem | QuestionItem
+
+
+class PredictRequest(Asked):
+    """What to answer, and how."""
+
+    inputs: tuple[Item, ...] = Field(min_length=1)
+    top: int | None = Field(None, ge=1, description="how many of the likeliest labels are told")
+    labels: tuple[str, ...] | None = Field(
+        None, description="zero-shot models: the classes to choose from, by name or description"
+    )
+    templates: tuple[str, ...] | None = Field(
+        None, description="zero-shot models: prompts with `{}` where the class goes"
+    )
+
+
+class EmbedRequest(Asked):
+    """What to embed."""
+
+    inputs: tuple[Item, ...] = Field(min_length=1)
+
+
+class ExplainRequest(Asked):
+    """Which label of one input to explain; the likeliest when none is named."""
+
+    inputs: tuple[Item, ...] = Field(min_length=1, max_length=1)
+    label: str | None = None
+    labels: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
