@@ -11,12 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MODEL_VERSION_HEADER = "X-Model-Version"
-TIMING_HEADER = "Server-Timing"
-PROBLEM_MEDIA_TYPE = "application/problem+json"
-
 Probability = Annotated[float, Field(ge=0, le=1)]
 Accepts = Literal["image", "text", "question"]
+Datatype = Literal["BYTES", "UINT8", "FP32"]
 
 
 class Told(BaseModel):
@@ -116,6 +113,7 @@ class _From(Told):
 
     model: str
     version: str = Field(description="of the bundle, in the registry")
+    alias: str | None = Field(None, description="the alias that led to this version")
     digest: str = Field(description="SHA-256 of the bundle that answered")
     timing_ms: Timing
 
@@ -123,7 +121,6 @@ class _From(Told):
 class Prediction(_From):
     """One answer for every input, in order."""
 
-    alias: str | None = Field(None, description="the alias that led to this version")
     answers: tuple[Answer, ...]
 
 
@@ -241,3 +238,87 @@ class ExplainRequest(Asked):
     label: str | None = None
     labels: tuple[str, ...] | None = None
     templates: tuple[str, ...] | None = None
+
+
+class Tensor(Told):
+    """A tensor of the open inference protocol, its values in row-major order."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    data: tuple[Any, ...]
+
+
+class WantedTensor(Told):
+    """An output that a request of the open inference protocol asks for."""
+
+    name: Literal["probabilities", "label"]
+
+
+class InferRequest(Told):
+    """A request of the open inference protocol: one tensor, `image` or `text`."""
+
+    id: str | None = None
+    inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=1)
+    outputs: tuple[WantedTensor, ...] | None = None
+
+
+class InferResponse(Told):
+    """The answer of the open inference protocol."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: tuple[Tensor, ...]
+
+
+class TensorMetadata(Told):
+    """What a tensor of the open inference protocol looks like; -1 is any length."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+
+class InferMetadata(Told):
+    """What a model takes and gives in the open inference protocol."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class ServerMetadata(Told):
+    """Which server of the open inference protocol this is."""
+
+    name: str
+    extensions: tuple[str, ...]
+
+
+class Alive(Told):
+    """The process answers."""
+
+    alive: bool
+
+
+class Live(Told):
+    """The same in the open inference protocol."""
+
+    live: bool
+
+
+class Ready(Told):
+    """Every model has answered a probe."""
+
+    ready: bool
+    models: dict[str, bool]
+
+
+class ModelReady(Told):
+    """One model has answered a probe."""
+
+    name: str
+    ready: bool

@@ -294,9 +294,9 @@ function spoken({ answers, tookMs }, inputs) {
 function runHead({ version, alias, digest, timing_ms, tookMs }) {
   const { read = 0, queue = 0, infer = 0, total = read + queue + infer } = timing_ms || {};
   const parts = [
-    ["way", "network and browser", Math.max(0, tookMs - total)],
+    ["way", "network", Math.max(0, tookMs - total)],
     ["read", "read", read], ["queue", "queue", queue], ["infer", "infer", infer],
-    ["rest", "other work", Math.max(0, total - read - queue - infer)],
+    ["rest", "rest", Math.max(0, total - read - queue - infer)],
   ];
   const sum = parts.reduce((all, [, , ms]) => all + ms, 0) || 1;
   return make("header", { class: "run-head" },

@@ -1,17 +1,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from serve.handler import Handler
 from tests.serve.material import served
 
 Call = Callable[..., httpx.Response]
+
+
+@contextmanager
+def running(handler: Handler) -> Iterator[int]:
+    """The port of a server for the length of the block."""
+    config = uvicorn.Config(handler, port=0, log_level="warning", lifespan="on", ws="none")  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 async def ask(handler: Handler, method: str, path: str, **options: Any) -> httpx.Response:

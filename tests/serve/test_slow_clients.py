@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
 
 from serve.handler import Handler
 from serve.limits import Limits
+from tests.serve.conftest import running
 from tests.serve.material import image_file
 
 RED = image_file((250, 10, 10))
 HEAD = "POST /v1/models/colours:predict HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n"
-
-
-@contextmanager
-def running(handler: Handler) -> Iterator[int]:
-    """The port of a server for the length of the block."""
-    config = uvicorn.Config(handler, port=0, log_level="warning", lifespan="on", ws="none")  # type: ignore[arg-type]
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture
