@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "plan": "trials, shared work and forecast, before anything is spent",
     "sweep": "run or continue a search",
     "train": "run one experiment",
+    "submit": "run a verb as a job of a Ray cluster",
     "evaluate": "metrics of a bundle on a labelled set",
     "report": "make a sweep's HTML report",
     "promote": "bundle, verify and register a trial",
@@ -67,13 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_json_document(_error_document(err), sys.stdout)
         return err.exit_code
     with json_stdout(enabled=args.json) as stream:
-        code, document = _run(args)
+        code, document = run_verb(args)
         if args.json:
             write_json_document(document, stream)
     return code
 
 
-def _run(args: argparse.Namespace) -> tuple[int, Any]:
+def run_verb(args: argparse.Namespace) -> tuple[int, Any]:
+    """The exit code and the document of a verb; what it raises on purpose is told on stderr."""
     verb = importlib.import_module(f"jobs.{args.verb}")
     try:
         result: tuple[int, Any] = verb.run(args, Terminal(as_json=args.json))

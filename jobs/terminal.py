@@ -50,6 +50,10 @@ class Terminal:
             content, markup=False, highlight=False
         )
 
+    def show_raw(self, text: str) -> None:
+        """Output of another program as it is; with `as_json` on stderr, as all output is."""
+        print(text, end="", flush=True)
+
 
 @contextmanager
 def json_stdout(*, enabled: bool) -> Iterator[TextIO]:

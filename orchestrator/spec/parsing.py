@@ -41,19 +41,24 @@ SECTIONS: dict[str, type[BaseModel]] = {
 ALL_KEYS = ("name", "task", "defaults", "search", "storage", *SECTIONS)
 
 
-def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
+def load_spec(
+    path: str | Path, overrides: Iterable[str] = (), *, base: Path | None = None
+) -> SweepSpec:
     """The resolved spec in a YAML file, with `key=value` overrides laid over it.
 
     Args:
-        path: The file; relative paths in it are relative to its folder.
+        path: The file.
         overrides: As `--set` takes them, e.g. `budget.trials=4`.
+        base: What relative paths in it are relative to; its own folder when not given.
 
     Raises:
         SpecError: With all faults at once.
     """
     file = Path(path).expanduser().absolute()
     return parse_sweep(
-        with_overrides(read_spec_file(file), overrides), base=file.parent, source=str(path)
+        with_overrides(read_spec_file(file), overrides),
+        base=file.parent if base is None else base.expanduser().absolute(),
+        source=str(path),
     )
 
 
