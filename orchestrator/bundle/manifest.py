@@ -32,6 +32,7 @@ FileName = Literal[
 FILE_NAMES: tuple[FileName, ...] = get_args(FileName)
 REQUIRED_FILES: tuple[FileName, ...] = FILE_NAMES[:4]
 
+Cut = int | Literal["features"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -94,6 +95,17 @@ class OnnxReport(Frozen):
     max_difference: float = Field(description="largest difference that was found")
 
 
+class TrunkReport(Frozen):
+    """The frozen part of a model, which bundles of equal digests have in common.
+
+    `tensors` are the names, in model.onnx, of what it hands on.
+    """
+
+    digest: Sha256 = Field(description="of its weights, architecture, cut and input")
+    cut: Cut = Field(description="the stage that it ends with, or `features` for all of them")
+    tensors: tuple[str, ...]
+
+
 class BundleManifest(Frozen):
     """All that is needed to rebuild a model and to read its answers, without opening its weights.
 
@@ -121,6 +133,7 @@ class BundleManifest(Frozen):
     created_at: str = Field(description="ISO 8601 with a time zone")
     onnx: OnnxReport | None = Field(None, description="of model.onnx, where there is one")
     without_onnx: str | None = Field(None, description="why there is no model.onnx")
+    trunk: TrunkReport | None = Field(None, description="where model.onnx can be cut")
     latency: LatencyCurve | None = Field(None, description="measured where it was written")
     files: dict[FileName, FileEntry]
     digest: Sha256 = Field(description="SHA-256 of the canonical JSON of all other fields")

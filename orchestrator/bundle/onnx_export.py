@@ -11,15 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orchestrator.bundle.manifest import OnnxReport
+from orchestrator.bundle.manifest import Cut, OnnxReport
 from orchestrator.bundle.onnx_predictor import OUTPUTS, OnnxError, fed, open_session, run_session
+from orchestrator.bundle.onnx_split import (
+    run_suffix,
+    run_trunk,
+    suffix_of,
+    trunk_of,
+    with_inner,
+)
 from orchestrator.bundle.predictor import Outputs
 from orchestrator.data.inputs import Prepared, taken
 from orchestrator.data.tokens import TokenRows
 from orchestrator.data.transforms import scale_and_shift
+from orchestrator.errors import BundleError
 from orchestrator.features.network_inputs import network_inputs
 from orchestrator.features.onnx_outputs import traceable
-from orchestrator.models.backbone import Inputs
+from orchestrator.models.backbone import Inputs, Prefix
 from orchestrator.models.classifier import Classifier
 from orchestrator.models.tokens import Tokens
 from orchestrator.spec.parts import Contract, InputContract
@@ -27,23 +35,23 @@ from orchestrator.spec.parts import Contract, InputContract
 OPSET = 20  # the newest that torch's exporter writes without further packages
 TOLERANCE = 1e-3
 
-_DYNAMIC = {
-    "pixels": {0: "n"},
-    "ids": {0: "n", 1: "length"},
-    "mask": {0: "n", 1: "length"},
-    "logits": {0: "n"},
-    "features": {0: "n"},
-}
 _LONGEST_REASON = 200
 _LONGEST_TEXT = 1024  # tokens; attention over many more would need gigabytes
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A model.onnx, and how it compares with torch."""
+    """A model.onnx, and how it compares with torch.
+
+    Attributes:
+        model: The bytes of the file.
+        report: Of the comparison.
+        tensors: Names of what the stages up to the cut hand on; none where it cannot be cut.
+    """
 
     model: bytes
     report: OnnxReport
+    tensors: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,11 @@ class NotExported:
 
 
 def export_onnx(
-    classifier: Classifier, contract: Contract, samples: Sequence[Prepared]
+    classifier: Classifier,
+    contract: Contract,
+    samples: Sequence[Prepared],
+    *,
+    cut: Cut | None = None,
 ) -> Exported | NotExported:
     """A Classifier as ONNX, if ONNX Runtime then says what torch says.
 
@@ -67,9 +79,11 @@ def export_onnx(
         classifier: On the CPU, in eval mode.
         contract: How its inputs are prepared.
         samples: Real evaluation inputs, a batch for each view.
+        cut: Where the graph is to be cut in two.
     """
+    graph = _Graph(classifier, contract, cut).eval()
     try:
-        model = _written(_Graph(classifier, contract).eval(), samples[0])
+        model = _written(graph, samples[0])
         session = open_session(model, threads=None)
         differences = [
             _difference(run_session(session, batch), torch_outputs(classifier, contract, batch))
@@ -87,23 +101,47 @@ def export_onnx(
             f"ONNX Runtime's outputs differ from torch's by {largest:.3g} of the largest, more "
             f"than {TOLERANCE:g}"
         )
-    return Exported(model, OnnxReport(opset=OPSET, tolerance=TOLERANCE, max_difference=largest))
+    report = OnnxReport(opset=OPSET, tolerance=TOLERANCE, max_difference=largest)
+    return Exported(model, report, graph.handed_on if _can_be_cut(model, graph, samples[0]) else ())
 
 
 class _Graph(nn.Module):
-    """What is traced: prepared inputs as single tensors to a tuple of outputs."""
+    """What is traced: prepared inputs as single tensors to a tuple of outputs.
 
-    def __init__(self, classifier: Classifier, contract: Contract) -> None:
+    Attributes:
+        handed_on: Names of what the stages up to the cut hand on to the rest, for each view: the
+            activations, and with pooling `multi-scale` what was pooled before them; or features.
+    """
+
+    def __init__(self, classifier: Classifier, contract: Contract, cut: Cut | None) -> None:
         super().__init__()
-        self._classifier = classifier
+        self._classifier, self.cut = classifier, cut
+        self.handed_on = _names(classifier, contract, cut)
         if isinstance(contract, InputContract):
             scale, shift = scale_and_shift(contract.mean, contract.std)
             self.register_buffer("_scale", torch.from_numpy(scale))
             self.register_buffer("_shift", torch.from_numpy(shift))
 
     def forward(self, *fed: Tensor) -> tuple[Tensor, ...]:
-        found = self._classifier.outputs(self._inputs(fed))
-        return found.logits, found.features
+        classifier, backbone = self._classifier, self._classifier.backbone
+        views = classifier.averaged_views(self._inputs(fed))
+        handed_on: list[Tensor] = []
+        if isinstance(self.cut, int):
+            features = []
+            for view in views:
+                prefix = backbone.prefix(view, self.cut, classifier.pooling)
+                handed_on += _tensors(prefix)
+                features.append(
+                    backbone.features_from(
+                        prefix.activations, self.cut, classifier.pooling, earlier=prefix.pooled
+                    )
+                )
+        else:
+            features = [backbone.features(view, classifier.pooling) for view in views]
+            handed_on += features
+        found = classifier.outputs_from(features)
+        further = handed_on if self.handed_on not in ((), ("features",)) else []
+        return found.logits, found.features, *further
 
     def _inputs(self, fed: tuple[Tensor, ...]) -> Inputs:
         if len(fed) == 1:
@@ -111,9 +149,27 @@ class _Graph(nn.Module):
         return Tokens(*fed)
 
 
+def _names(classifier: Classifier, contract: Contract, cut: Cut | None) -> tuple[str, ...]:
+    n_views = classifier.predict_views if isinstance(contract, InputContract) else 1
+    if cut == "features" and n_views == 1:
+        return ("features",)  # an output already
+    kinds = ["trunk"]
+    if isinstance(cut, int) and classifier.backbone.n_pooled(cut, classifier.pooling):
+        kinds.append("pooled")
+    views = range(n_views if cut is not None else 0)
+    return tuple(f"{kind}_{view}" for view in views for kind in kinds)
+
+
+def _tensors(prefix: Prefix) -> list[Tensor]:
+    found = prefix.activations
+    activations = found if isinstance(found, Tensor) else found.states
+    return [activations, prefix.pooled] if prefix.pooled.shape[1] else [activations]
+
+
 def _written(graph: _Graph, view: Prepared) -> bytes:
-    """The bytes of the .onnx file."""
+    """The bytes of the .onnx file; what is handed on has its name in it, but is no output."""
     inputs = {name: torch.from_numpy(value) for name, value in fed(_doubled(view)).items()}
+    outputs = list(dict.fromkeys([*OUTPUTS, *graph.handed_on]))
     with tempfile.TemporaryDirectory() as scratch, traceable():
         file = Path(scratch) / "model.onnx"
         torch.onnx.export(
@@ -121,12 +177,32 @@ def _written(graph: _Graph, view: Prepared) -> bytes:
             tuple(inputs.values()),
             str(file),
             input_names=list(inputs),
-            output_names=OUTPUTS,
-            dynamic_axes={name: _DYNAMIC[name] for name in (*inputs, *OUTPUTS)},
+            output_names=outputs,
+            dynamic_axes={name: _dynamic(name, graph, view) for name in (*inputs, *outputs)},
             opset_version=OPSET,
             dynamo=False,
         )
-        return file.read_bytes()
+        return with_inner(file.read_bytes(), set(outputs) - set(OUTPUTS))
+
+
+def _dynamic(name: str, graph: _Graph, view: Prepared) -> dict[int, str]:
+    """The axes whose size is not fixed."""
+    states = name.startswith("trunk_") and graph.cut != "features" and isinstance(view, TokenRows)
+    return {0: "n", 1: "length"} if states or name in ("ids", "mask") else {0: "n"}
+
+
+def _can_be_cut(model: bytes, graph: _Graph, view: Prepared) -> bool:
+    """Whether its two halves in a row say what the whole does."""
+    if not graph.handed_on:
+        return False
+    try:
+        trunk = open_session(trunk_of(model, graph.handed_on), threads=None)
+        suffix = open_session(suffix_of(model, graph.handed_on), threads=None)
+    except (OnnxError, BundleError):
+        return False
+    found = run_suffix(suffix, run_trunk(trunk, view))
+    whole = run_session(open_session(model, threads=None), view)
+    return _difference(found, whole) <= TOLERANCE
 
 
 @torch.inference_mode()

@@ -45,18 +45,20 @@ class OnnxError(Exception):
     """ONNX Runtime refuses a model."""
 
 
-def open_session(model: bytes, *, threads: int | None) -> Any:
+def open_session(model: bytes, *, threads: int | None, arena: bool = True) -> Any:
     """A session of ONNX Runtime on the CPU.
 
     Args:
         model: The bytes of an .onnx file.
         threads: Of each call; as many as there are cores when None.
+        arena: Whether it keeps the memory of its calls, of a megabyte at least, for the next one.
 
     Raises:
         OnnxError: If the runtime does not take the model.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    options.enable_cpu_mem_arena = arena
     options.log_severity_level = _ERRORS_ONLY
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

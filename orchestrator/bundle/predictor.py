@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Literal, Protocol, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from orchestrator.data.tokens import TokenRows
 from orchestrator.errors import BundleError, DataError, SpecError
 from orchestrator.spec.parts import Runtime
 from orchestrator.tasks.task import MultiLabel, Task, build_task
+
+if TYPE_CHECKING:
+    from orchestrator.bundle.shared_trunk import SharedTrunk
 
 Floats = npt.NDArray[np.float32]
 Probabilities = Floats
@@ -172,6 +176,40 @@ def load_predictor(
             return load_torch_predictor(bundle, device=device, threads=threads)
         case never:
             assert_never(never)
+
+
+def load_predictors(
+    bundles: Sequence[Bundle],
+    *,
+    runtime: Runtime = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+) -> list[Predictor]:
+    """The Predictors of several bundles; those of one frozen trunk share it.
+
+    Bundles that no other one shares a trunk with, or that torch runs, are loaded by themselves.
+    Arguments and errors are those of `load_predictor`.
+    """
+
+    def trunk(bundle: Bundle) -> str | None:
+        shares = resolved_runtime(bundle, runtime, device=device) == "onnx"
+        return bundle.manifest.trunk.digest if shares and bundle.manifest.trunk else None
+
+    counts = Counter(map(trunk, bundles))
+    trunks: dict[str, SharedTrunk] = {}
+    found: list[Predictor] = []
+    for bundle in bundles:
+        digest = trunk(bundle)
+        if digest is None or counts[digest] == 1:
+            one = load_predictor(bundle, runtime=runtime, device=device, threads=threads)
+            found.append(one)
+            continue
+        if digest not in trunks:
+            from orchestrator.bundle.shared_trunk import SharedTrunk
+
+            trunks[digest] = SharedTrunk(bundle, threads=threads)
+        found.append(trunks[digest].predictor(bundle))
+    return found
 
 
 def resolved_runtime(

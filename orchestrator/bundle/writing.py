@@ -20,13 +20,16 @@ from pydantic import ValidationError
 from safetensors.torch import save
 
 from orchestrator.bundle.bundle import Bundle, open_bundle
+from orchestrator.bundle.frozen_trunk import frozen_cut, trunk_digest
 from orchestrator.bundle.manifest import (
     MANIFEST,
     BundleManifest,
+    Cut,
     Evaluation,
     FileEntry,
     FileName,
     Scores,
+    TrunkReport,
     render,
     sealed,
 )
@@ -107,7 +110,8 @@ def write_bundle(
     )
     classifier = _copied(Classifier(backbone, head, experiment.strategy))
     _refuse_unfit(classifier, experiment.input, samples)
-    onnx = export_onnx(classifier, experiment.input, samples)
+    cut = frozen_cut(experiment, classifier.backbone)
+    onnx = export_onnx(classifier, experiment.input, samples, cut=cut)
     contents: dict[FileName, bytes] = {
         "model.safetensors": _tensors(classifier),
         "experiment.json": render(experiment.to_json()),
@@ -133,6 +137,7 @@ def write_bundle(
             "created_at": created_at,
             "onnx": onnx.report if isinstance(onnx, Exported) else None,
             "without_onnx": onnx.reason if isinstance(onnx, NotExported) else None,
+            "trunk": _trunk(experiment, classifier.backbone, cut, onnx),
             "latency": None if cores is None else model.latency(samples[0], cores),
             "files": {name: _entry(content) for name, content in contents.items()},
         }
@@ -167,6 +172,17 @@ def _encoder_files(experiment: Experiment) -> dict[FileName, bytes]:
         "config.json": render(encoder_config(experiment.backbone)),
         "tokenizer.json": tokenizer.encode(),
     }
+
+
+def _trunk(
+    experiment: Experiment, backbone: Backbone, cut: Cut | None, onnx: Exported | NotExported
+) -> TrunkReport | None:
+    """What the frozen part is, where the model can be cut there."""
+    if cut is None or not isinstance(onnx, Exported) or not onnx.tensors:
+        return None
+    return TrunkReport(
+        digest=trunk_digest(experiment, backbone, cut), cut=cut, tensors=onnx.tensors
+    )
 
 
 def _copied(classifier: Classifier) -> Classifier:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,6 +25,14 @@ GROUPED_BATCHES = 50  # batches whose texts are sorted by length together
 def taken(prepared: Prepared, rows: Indices) -> Prepared:
     """Some inputs of a batch."""
     return prepared.take(rows) if isinstance(prepared, TokenRows) else prepared[rows]
+
+
+def joined(parts: Sequence[Prepared], pad: int) -> Prepared:
+    """Batches as one; shorter texts are filled with the token `pad`."""
+    texts = [part for part in parts if isinstance(part, TokenRows)]
+    if texts:
+        return TokenRows.joined(texts, pad)
+    return np.concatenate([part for part in parts if not isinstance(part, TokenRows)])
 
 
 def iterate_inputs(

@@ -42,6 +42,16 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @classmethod
+    def joined(cls, parts: Sequence[TokenRows], pad: int) -> TokenRows:
+        """Batches as one, the shorter ones filled with the token `pad`."""
+        longest = max(part.ids.shape[1] for part in parts)
+        filled = [
+            np.pad(part.ids, ((0, 0), (0, longest - part.ids.shape[1])), constant_values=pad)
+            for part in parts
+        ]
+        return cls(np.concatenate(filled), np.concatenate([part.lengths for part in parts]))
+
     def take(self, rows: Indices) -> TokenRows:
         """Some of the texts, as long as all of them."""
         return TokenRows(self.ids[rows], self.lengths[rows])

@@ -54,10 +54,20 @@ class Classifier(nn.Module):
 
     def outputs(self, inputs: Inputs) -> Outputs:
         """Logits and features of inputs, as in eval mode."""
-        views = self._averaged_views(inputs)
-        features = [self.backbone.features(view, pooling=self.pooling) for view in views]
+        return self.outputs_from(
+            [self.backbone.features(view, self.pooling) for view in self.averaged_views(inputs)]
+        )
+
+    def outputs_from(self, features: list[Tensor]) -> Outputs:
+        """As `outputs`, from the features of every view."""
         logits = [self.head(seen) for seen in features]
         return Outputs(mean_over_views(logits), mean_over_views(features))
+
+    def averaged_views(self, inputs: Inputs) -> list[Inputs]:
+        """The views of inputs whose logits are averaged here."""
+        if self.predict_views == 1 or not isinstance(inputs, Tensor):
+            return [inputs]
+        return [turned(inputs, view) for view in range(self.predict_views)]
 
     def forward_from(self, prefix: Prefix, cut: int) -> Tensor:
         """Logits [N, C] of one view of inputs, from what stages 0 … `cut` made of it."""
@@ -66,11 +76,6 @@ class Classifier(nn.Module):
         )
         logits: Tensor = self.head(features)
         return logits
-
-    def _averaged_views(self, inputs: Inputs) -> list[Inputs]:
-        if self.predict_views == 1 or not isinstance(inputs, Tensor):
-            return [inputs]
-        return [turned(inputs, view) for view in range(self.predict_views)]
 
 
 def build_classifier_head(backbone: Backbone, params: StrategyParams, *, n_outputs: int) -> Head:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,19 @@ def tensors_digest(backbone: Backbone) -> str:
     The library's names do not change when we split a model in another way. A backbone that is part
     of a larger model is named by the whole.
     """
-    if backbone.origin is not None:
-        return backbone.origin
+    return backbone.origin or _digest(backbone, list(backbone.library_names))
+
+
+def prefix_digest(backbone: Backbone, cut: int) -> str:
+    """As `tensors_digest`, of the tensors of stages 0 … `cut` alone."""
+    stages = tuple(f"stages.{stage}." for stage in range(cut + 1))
+    return _digest(backbone, [name for name in backbone.library_names if name.startswith(stages)])
+
+
+def _digest(backbone: Backbone, names: Sequence[str]) -> str:
     total = hashlib.sha256()
     own = backbone.state_dict()
-    for library_name, name in sorted((lib, own) for own, lib in backbone.library_names.items()):
+    for library_name, name in sorted((backbone.library_names[name], name) for name in names):
         tensor = own[name].detach().cpu().contiguous()
         total.update(f"{library_name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))

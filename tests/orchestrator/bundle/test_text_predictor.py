@@ -12,6 +12,7 @@ from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.predictor import Predictor, load_predictor
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import Record
+from orchestrator.spec.strategy import FeatureExtraction
 from tests.orchestrator.bundle.small_bundles import answered_in_a_new_process, text_bundle
 
 TEXTS = ["a cat", "the dog and the horse " * 9, "one two three four five six seven", ""]
@@ -30,7 +31,8 @@ def bundle(
     tmp_path_factory: pytest.TempPathFactory, experiment: Experiment, record: Record
 ) -> Bundle:
     folder = tmp_path_factory.mktemp("texts") / "bundle"
-    return text_bundle(folder, experiment, record, views=4, predict_views=4)
+    strategy = FeatureExtraction(seed=7, pooling="mean", views=4, predict_views=4)
+    return text_bundle(folder, experiment, record, strategy=strategy)
 
 
 @pytest.fixture(scope="module", params=["torch", "onnx"])

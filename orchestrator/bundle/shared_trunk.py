@@ -1,0 +1,206 @@
+"""Bundles of one frozen trunk, served together: adding one costs its own layers, not a model.
+
+A mixed batch goes through the trunk once, and each request then through the suffix of its bundle.
+No torch.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from orchestrator.bundle.bundle import Bundle
+from orchestrator.bundle.manifest import TrunkReport
+from orchestrator.bundle.onnx_predictor import OnnxError, open_session
+from orchestrator.bundle.onnx_split import Values, run_suffix, run_trunk, suffix_of, trunk_of
+from orchestrator.bundle.predictor import NetworkPredictor, Outputs, mean_outputs
+from orchestrator.bundle.preparing import Preparer, preparer_of
+from orchestrator.data.inputs import Prepared, joined
+from orchestrator.errors import BundleError
+from orchestrator.spec.parts import TextContract
+
+SUFFIX_BYTES = 512 << 20
+
+
+class SharedTrunk:
+    """One trunk in memory, and the suffixes of the bundles that were fine-tuned from it.
+
+    Suffixes that were not used for longest make room for others, and are read from their bundles
+    again, and verified, when they are next asked for. Threads may share it.
+
+    Args:
+        bundle: Any of the bundles; the trunk is taken from it.
+        threads: Of each call; as many as there are cores when None.
+        suffix_bytes: Of suffixes that are kept ready; one that is larger is not kept.
+
+    Raises:
+        BundleError: If the bundle has no trunk, or ONNX Runtime does not take it.
+        IntegrityError: If its files changed since it was opened.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, suffix_bytes: int = SUFFIX_BYTES
+    ) -> None:
+        self._report = _trunk_of(bundle)
+        self._contract = bundle.input
+        self._threads = threads
+        model = trunk_of(bundle.read("model.onnx"), self._report.tensors)
+        self._trunk = _opened(bundle, model, threads=threads, arena=True)
+        self._suffixes = _Suffixes(suffix_bytes)
+        self._preparers: dict[tuple[str, int], Preparer] = {}
+
+    @property
+    def digest(self) -> str:
+        """What bundles must have as the digest of their trunk."""
+        return self._report.digest
+
+    @property
+    def suffix_bytes(self) -> int:
+        """Of the suffixes that are ready."""
+        return self._suffixes.used_bytes
+
+    def predictor(self, bundle: Bundle) -> TrunkPredictor:
+        """A bundle's Predictor on this trunk; its suffix is ready when this returns.
+
+        Raises:
+            BundleError: If it has no trunk or another one.
+            IntegrityError: If its files changed since it was opened.
+        """
+        report = _trunk_of(bundle)
+        if report.digest != self.digest:
+            raise BundleError(
+                f"{bundle.path} has the trunk {report.digest[:12]}, not {self.digest[:12]}. "
+                "Bundles are served together where these are equal"
+            )
+        return TrunkPredictor(bundle, self, self._preparer(bundle), self._suffix(bundle).n_features)
+
+    def outputs(
+        self, requests: Sequence[tuple[TrunkPredictor, Sequence[Prepared]]]
+    ) -> list[Outputs]:
+        """The outputs of each request, from one pass through the trunk for all of them.
+
+        Args:
+            requests: A predictor of this trunk, and the views of at least one input as its
+                preparer makes them.
+        """
+        flat = [(predictor, view) for predictor, views in requests for view in views]
+        values = run_trunk(self._trunk, joined([view for _, view in flat], self._pad))
+        starts = np.cumsum([0, *(len(view) for _, view in flat)])
+        found: dict[int, Outputs] = {}
+        for positions in _by_bundle([predictor for predictor, _ in flat]):
+            rows = [np.arange(starts[at], starts[at + 1]) for at in positions]
+            own = self._own(flat[positions[0]][0].bundle, values, np.concatenate(rows))
+            ends = np.cumsum([len(some) for some in rows])[:-1]
+            parts = zip(np.split(own.logits, ends), np.split(own.features, ends), strict=True)
+            found.update(zip(positions, (Outputs(*part) for part in parts), strict=True))
+        views = iter([found[at] for at in range(len(flat))])
+        return [mean_outputs([next(views) for _ in request]) for _, request in requests]
+
+    def _own(self, bundle: Bundle, values: Values, rows: Any) -> Outputs:
+        """What a bundle's suffix makes of some rows of what the trunk handed on."""
+        names = [name for name in (*self._report.tensors, "mask") if name in values]
+        handed_on = {name: values[name][rows] for name in names}
+        return run_suffix(self._suffix(bundle).session, handed_on)
+
+    def _suffix(self, bundle: Bundle) -> _Suffix:
+        return self._suffixes.get(bundle, threads=self._suffix_threads)
+
+    @property
+    def _suffix_threads(self) -> int | None:
+        """A head is too small for threads, of which each session would have its own."""
+        return 1 if self._report.cut == "features" else self._threads
+
+    @property
+    def _pad(self) -> int:
+        return self._contract.pad if isinstance(self._contract, TextContract) else 0
+
+    def _preparer(self, bundle: Bundle) -> Preparer:
+        """Tokenizers are larger than heads: bundles that prepare alike share one."""
+        manifest = bundle.manifest
+        key = (manifest.task.kind, manifest.strategy.predict_views)
+        if key not in self._preparers:
+            self._preparers[key] = preparer_of(bundle)
+        return self._preparers[key]
+
+
+class TrunkPredictor(NetworkPredictor):
+    """Answers with a trunk that others share, and a suffix of its own."""
+
+    def __init__(
+        self, bundle: Bundle, trunk: SharedTrunk, preparer: Preparer, n_features: int
+    ) -> None:
+        super().__init__(bundle.manifest, preparer, n_features=n_features)
+        self.bundle = bundle
+        self.trunk = trunk
+
+    def run(self, prepared: Prepared) -> Outputs:
+        (found,) = self.trunk.outputs([(self, [prepared])])
+        return found
+
+
+@dataclass(frozen=True)
+class _Suffix:
+    """The layers that are a bundle's own, ready."""
+
+    session: Any
+    bytes: int
+    n_features: int
+
+
+class _Suffixes:
+    """The suffixes used last, as many as fit."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[str, _Suffix] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def used_bytes(self) -> int:
+        with self._lock:
+            return sum(suffix.bytes for suffix in self._kept.values())
+
+    def get(self, bundle: Bundle, *, threads: int | None) -> _Suffix:
+        with self._lock:
+            if bundle.digest in self._kept:
+                self._kept.move_to_end(bundle.digest)
+                return self._kept[bundle.digest]
+            suffix = _loaded(bundle, threads)
+            self._kept[bundle.digest] = suffix
+            while sum(kept.bytes for kept in self._kept.values()) > self._most_bytes:
+                self._kept.popitem(last=False)
+            return suffix
+
+
+def _trunk_of(bundle: Bundle) -> TrunkReport:
+    if bundle.manifest.trunk is None:
+        raise BundleError(f"{bundle.path} has no trunk to share: load it by itself")
+    return bundle.manifest.trunk
+
+
+def _loaded(bundle: Bundle, threads: int | None) -> _Suffix:
+    model = suffix_of(bundle.read("model.onnx"), _trunk_of(bundle).tensors)
+    session = _opened(bundle, model, threads=threads, arena=False)
+    values = (*session.get_outputs(), *session.get_inputs())
+    n_features = next(value.shape[-1] for value in values if value.name == "features")
+    return _Suffix(session, len(model), n_features)
+
+
+def _opened(bundle: Bundle, model: bytes, *, threads: int | None, arena: bool) -> Any:
+    try:
+        return open_session(model, threads=threads, arena=arena)
+    except OnnxError as err:
+        raise BundleError(f"{bundle.path}: model.onnx cannot be cut ({err})") from err
+
+
+def _by_bundle(predictors: Sequence[TrunkPredictor]) -> list[list[int]]:
+    """The positions of each bundle's predictors."""
+    found: dict[str, list[int]] = {}
+    for position, predictor in enumerate(predictors):
+        found.setdefault(predictor.bundle.digest, []).append(position)
+    return list(found.values())
