@@ -180,6 +180,27 @@ class ModelList(Told):
     models: tuple[ModelEntry, ...]
 
 
+class Served(Told):
+    """What one version did since the application started."""
+
+    requests: int
+    errors: int = Field(description="that were the server's own fault")
+    mean_ms: float | None = None
+
+
+class Candidate(Told):
+    """Another version that proves itself beside the one that is trusted."""
+
+    version: str
+    alias: str | None = None
+    digest: str
+    mode: str = Field(description="`canary`: it answers a share of requests; `shadow`: none")
+    share: Probability = Field(description="of requests that it answers")
+    compared: dict[str, int] = Field(default_factory=dict, description="answers by how they agree")
+    agreement: Probability | None = Field(None, description="share of compared answers that agree")
+    versions: dict[str, Served] = Field(default_factory=dict)
+
+
 class ModelDetails(ModelEntry):
     """A model with its card, what it takes and how much of it."""
 
@@ -188,6 +209,7 @@ class ModelDetails(ModelEntry):
     limits: dict[str, Any] = Field(default_factory=dict, description="most bytes, pixels, items …")
     accepts: tuple[Accepts, ...]
     zero_shot: bool = Field(False, description="whether requests may bring their own labels")
+    candidate: Candidate | None = Field(None, description="while a newer version proves itself")
 
 
 class ImageItem(Asked):

@@ -140,7 +140,7 @@ function showTrouble(problem) {
 }
 
 function showModel() {
-  const { name, alias, version, task, labels, accepts, metrics, digest, zero_shot } = chosen;
+  const { name, alias, version, task, labels, accepts, metrics, digest, zero_shot, candidate } = chosen;
   history.replaceState(null, "", `#${encodeURIComponent(name)}`);
   document.title = `${name} — ask a model`;
   const [metric, value] = Object.entries(metrics || {})[0] || [];
@@ -148,6 +148,7 @@ function showModel() {
     words(task), `version ${version}${alias ? ` (${alias})` : ""}`,
     labels.length ? some(labels.length, "label") : null,
     metric ? `${words(metric)} ${value.toFixed(3)}` : null,
+    candidate ? `${candidate.mode}: version ${candidate.version}, ${percent(candidate.share)}` : null,
   ].filter(Boolean).map((fact) => make("span", {}, fact)));
   const kind = accepts[0];
   $("classes-field").hidden = !zero_shot;
@@ -180,6 +181,7 @@ function showAbout(digest) {
   const facts = [
     ["Digest", digest],
     ...Object.entries(chosen.metrics || {}).map(([name, value]) => [words(name), value.toFixed(4)]),
+    ...comparison(chosen.candidate),
     ...Object.entries(chosen.limits || {}).map(([name, value]) => [
       `limit: ${words(name)}`, typeof value === "number" ? value.toLocaleString("en") : String(value),
     ]),
@@ -190,6 +192,16 @@ function showAbout(digest) {
   $("card").textContent = chosen.card || "";
   $("card").hidden = !chosen.card;
   $("curl").textContent = curl();
+}
+
+function comparison(candidate) {
+  if (!candidate) return [];
+  const answered = Object.entries(candidate.versions || {}).map(([version, { requests, errors, mean_ms }]) => [
+    `version ${version}`,
+    `${some(requests, "request")}, ${some(errors, "error")}${mean_ms === null ? "" : `, ${milliseconds(mean_ms)} each`}`,
+  ]);
+  const agreement = candidate.agreement === null ? [] : [["agreement", percent(candidate.agreement)]];
+  return [...answered, ...agreement];
 }
 
 function curl() {
@@ -335,9 +347,9 @@ function fill(box, input, answer, model) {
 
 function pictureOf({ url, name }) {
   const image = make("img", { src: url, alt: name || "pasted image" });
-  const frame = make("div", { class: "picture" }, image);
+  const frame = make("div", { class: "frame" }, image);
   image.addEventListener("error", () => frame.replaceChildren(make("span", {}, "no preview")));
-  return frame;
+  return make("div", { class: "picture" }, frame);
 }
 
 function bar(label, p, told) {
@@ -414,7 +426,7 @@ function explainer(input, model, label, box, passage) {
     note.textContent = "Hiding one part after the other …";
     try {
       const told = await ask(pathOf(model.name, ":explain"), input.explain(label));
-      hide = told.map ? overlay(box, told.map) : colourWords(passage, input.text, told.spans || []);
+      hide = told.map ? overlay(box, told.map, model) : colourWords(passage, input.text, told.spans || []);
       note.textContent = told.map ? mapWords(told) : spanWords(told, input.text);
       button.setAttribute("aria-pressed", "true");
       button.textContent = "Hide the explanation";
@@ -429,9 +441,10 @@ function explainer(input, model, label, box, passage) {
   return make("div", { class: "explain" }, button, note);
 }
 
-function overlay(box, { rows, cols, values }) {
-  const canvas = make("canvas", { width: String(cols), height: String(rows), role: "img", "aria-label": "what speaks for it" });
+// The map covers what the model sees: the middle of the image, a square of its shorter side.
+function overlay(box, { rows, cols, values }, { input = {} }) {
   const most = Math.max(1e-9, ...values.flat().map(Math.abs));
+  const canvas = make("canvas", { width: String(cols), height: String(rows), role: "img", "aria-label": "what speaks for it" });
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(cols, rows);
   values.flat().forEach((value, i) => {
@@ -439,12 +452,16 @@ function overlay(box, { rows, cols, values }) {
     pixels.data.set([...colour, Math.round(215 * Math.abs(value) / most)], 4 * i);
   });
   context.putImageData(pixels, 0, 0);
-  const picture = box.querySelector(".picture");
-  picture.classList.add("explained");
-  picture.append(canvas);
+  const frame = box.querySelector(".frame");
+  const { naturalWidth, naturalHeight } = frame.querySelector("img") || {};
+  const side = (input.crop_fraction || 1) * Math.min(naturalWidth, naturalHeight);
+  canvas.style.setProperty("--wide", String(side / naturalWidth));
+  canvas.style.setProperty("--high", String(side / naturalHeight));
+  frame.classList.add("explained");
+  frame.append(canvas);
   return () => {
     canvas.remove();
-    picture.classList.remove("explained");
+    frame.classList.remove("explained");
   };
 }
 
