@@ -23,6 +23,8 @@ VERBS: dict[str, str] = {
     "report": "make a sweep's HTML report",
     "promote": "bundle, verify and register a trial",
     "predict": "answers of a bundle, one JSON line an input",
+    "deploy": "serve models over HTTP, or roll those that are served to other versions",
+    "rollback": "move a model's alias back, and what is served with it",
     "backbones": "what can be named in a spec",
 }
 

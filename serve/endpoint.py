@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol, assert_never, cast, runtime_checkable
+from typing import Any, Literal, Protocol, assert_never, cast
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from orchestrator.bundle.attribution import explain
 from orchestrator.bundle.predictor import Predictor
 from orchestrator.bundle.preparing import Input
-from orchestrator.data.inputs import Prepared
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, SpecError
 
 from . import inference_protocol
 from .bodies import Body, Submission, parse
-from .entry import Entry
+from .entry import Entry, Identity
 from .items import Checked, Item, Question
 from .problems import Refusal, all_refused
+from .watching import Watched
 from .worker import Worker
 
 Verb = Literal["predict", "embed", "explain", "infer"]
 Answer = dict[str, Any] | Refusal
 
 DEFAULT_TOP = 5
+PROBED_EVERY_S = 10.0
 
 _LOG = logging.getLogger("transfer_orchestrator.serve")
 
@@ -39,7 +41,7 @@ class Answered:
     """What one version of a model made of a request.
 
     Attributes:
-        entry: Of the version; every answer is of this one alone.
+        by: The version; every answer is of this one alone.
         content: The verb's own part of the answer.
         n_items: Inputs in the request.
         n_refused: Those of them that have a problem instead of an answer.
@@ -47,7 +49,7 @@ class Answered:
         ran_s: Decoded and computed.
     """
 
-    entry: Entry
+    by: Identity
     content: dict[str, Any]
     n_items: int
     n_refused: int = 0
@@ -69,16 +71,8 @@ class Endpoint(Protocol):
             Refusal: Nothing in it can be answered, or not now.
         """
 
-    async def probe(self) -> bool:
-        """Whether it answers a request of its own."""
-
-
-@runtime_checkable
-class Embedding(Protocol):
-    """A predictor that tells what its head reads."""
-
-    def embeddings(self, views: Sequence[Prepared]) -> npt.NDArray[np.float32]:
-        """Features: float32 [N, D]."""
+    async def probe(self) -> None:
+        """Answer a request of its own, or raise."""
 
 
 @dataclass
@@ -89,18 +83,21 @@ class LocalEndpoint:
         entry: What it is.
         predictor: Ready.
         worker: The threads that it computes in, which endpoints share.
+        watched: The same, where drift is watched: it answers what clients ask.
     """
 
     entry: Entry
     predictor: Predictor
     worker: Worker
-    _probed: bool = field(default=False, init=False)
+    watched: Watched | None = None
+    _well_at_s: float = field(default=-math.inf, init=False)
 
     async def ask(self, verb: Verb, body: Body) -> Answered:
         done = await self.worker.run(partial(self._answer, verb, body))
         content, items = done.value
+        self._well_at_s = time.monotonic()
         return Answered(
-            self.entry,
+            self.entry.identity,
             content,
             n_items=len(items),
             n_refused=sum(isinstance(item, Refusal) for item in items),
@@ -108,23 +105,30 @@ class LocalEndpoint:
             ran_s=done.ran_s,
         )
 
-    async def probe(self) -> bool:
-        if not self._probed:
-            done = await self.worker.run(self.answers_probe)
-            self._probed = done.value
-        return self._probed
+    async def probe(self) -> None:
+        """Nothing where it has answered of late; else it answers an input of its own now.
 
-    def answers_probe(self) -> bool:
-        """Whether the model answers a plain input now."""
-        (answer,) = self._answers(Submission((sample(self.entry),)), top=1)
-        return not isinstance(answer, Refusal)
+        The probe has a thread to itself: a queue of requests before it is no illness.
+        """
+        if time.monotonic() - self._well_at_s > PROBED_EVERY_S:
+            await asyncio.to_thread(self.check)
+
+    def check(self) -> None:
+        """Answer a plain input.
+
+        Raises:
+            Refusal: The model cannot.
+        """
+        self._answers(Submission((sample(self.entry),)), top=1, by=self.predictor)
+        self._well_at_s = time.monotonic()
 
     def _answer(self, verb: Verb, body: Body) -> tuple[dict[str, Any], Sequence[object]]:
         """The content of an answer, and what became of each input."""
         limits, accepts = self.entry.limits, self.entry.accepts
+        by = self.watched or self.predictor
         if verb == "infer":
             asked = inference_protocol.parse(body.data, entry=self.entry)
-            answers = self._answers(asked.submission, top=len(self.entry.labels))
+            answers = self._answers(asked.submission, top=len(self.entry.labels), by=by)
             return inference_protocol.rendered(answers, asked, entry=self.entry), answers
         submission = parse(body, accepts=accepts, limits=limits)
         if (submission.labels or submission.templates) and not self.entry.zero_shot:
@@ -133,17 +137,17 @@ class LocalEndpoint:
             )
         match verb:
             case "predict":
-                answers = self._answers(submission, top=submission.top or DEFAULT_TOP)
+                answers = self._answers(submission, top=submission.top or DEFAULT_TOP, by=by)
                 return {"answers": [_told(answer) for answer in answers]}, answers
             case "embed":
                 vectors = self._embeddings(submission.items)
                 return _embedded(vectors), vectors
             case "explain":
-                raise Refusal("unoffered", f"{self.entry.name} does not explain its answers")
+                return self._explanation(submission), submission.items
             case _:
                 assert_never(verb)
 
-    def _answers(self, submission: Submission, *, top: int) -> list[Answer]:
+    def _answers(self, submission: Submission, *, top: int, by: Predictor) -> list[Answer]:
         """An answer or a problem for each input, in order.
 
         Raises:
@@ -154,36 +158,29 @@ class LocalEndpoint:
         ]
         good = [i for i, item in enumerate(submission.items) if not isinstance(item, Refusal)]
         inputs = [cast(Item, submission.items[i]) for i in good]
-        for i, answer in zip(good, self._together(inputs, top=top), strict=True):
+        for i, answer in zip(good, self._together(inputs, top=top, by=by), strict=True):
             answers[i] = answer
         _refuse_if_nothing(answers)
         return answers
 
-    def _together(self, inputs: Sequence[Item], *, top: int) -> list[Answer]:
+    def _together(self, inputs: Sequence[Item], *, top: int, by: Predictor) -> list[Answer]:
         """The answers to a batch; where it fails as a whole, each input's alone."""
         try:
-            return [_checked(answer) for answer in self._predict(inputs, top)]
+            return [_checked(answer) for answer in _predict(by, inputs, top)]
         except Exception:
             if len(inputs) == 1:
                 raise
             _LOG.exception("%s failed on %d inputs at once", self.entry.name, len(inputs))
-        return [self._alone(value, top=top) for value in inputs]
+        return [self._alone(value, top=top, by=by) for value in inputs]
 
-    def _alone(self, value: Item, *, top: int) -> Answer:
+    def _alone(self, value: Item, *, top: int, by: Predictor) -> Answer:
         try:
-            return _checked(next(iter(self._predict([value], top))))
+            return _checked(next(iter(_predict(by, [value], top))))
         except Exception:  # noqa: BLE001  (logged; the other inputs must not fail with this one)
             _LOG.exception("%s failed on one input", self.entry.name)
             return Refusal("internal", "The model failed on this input")
 
-    def _predict(self, inputs: Sequence[Item], top: int) -> Iterable[dict[str, Any]]:
-        if not inputs:
-            return ()
-        return self.predictor.predict(cast(Sequence[Input], inputs), top=top)
-
     def _embeddings(self, items: Sequence[Checked]) -> list[list[float] | Refusal]:
-        if not isinstance(self.predictor, Embedding):
-            raise Refusal("unoffered", f"{self.entry.name} gives no embeddings")
         preparer = self.predictor.preparer
         found: list[list[float] | Refusal] = []
         read: list[Any] = []
@@ -201,6 +198,24 @@ class LocalEndpoint:
             found = [one if isinstance(one, Refusal) else next(vectors) for one in found]
         _refuse_if_nothing(found)
         return found
+
+    def _explanation(self, submission: Submission) -> dict[str, Any]:
+        """What the likeliest label, or the one asked for, rests on in the one input."""
+        if len(submission.items) != 1:
+            raise Refusal(
+                "too-many", f"{len(submission.items)} inputs. One at a time can be explained"
+            )
+        value = cast(Input, _raised(submission.items[0]))
+        try:
+            return explain(self.predictor, value, label=submission.label).to_json()
+        except SpecError as err:
+            raise Refusal("unsuitable", str(err)) from err
+        except (DataError, OSError, ValueError) as err:
+            raise Refusal("undecodable", _reason(err)) from err
+
+
+def _predict(by: Predictor, inputs: Sequence[Item], top: int) -> Iterable[dict[str, Any]]:
+    return by.predict(cast(Sequence[Input], inputs), top=top) if inputs else ()
 
 
 def sample(entry: Entry) -> Item:

@@ -14,29 +14,47 @@ from .limits import Limits
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One name that is served, and the bundle behind it.
+class Identity:
+    """Which bundle an answer is of.
 
     Attributes:
         name: In the path of requests.
         version: In the registry; the start of the digest where it is in none.
         alias: That led to the version.
-        bundle: Verified; its files are read when they are asked for.
-        limits: Kept by the endpoint.
-        zero_shot: Whether requests may bring their own labels.
+        digest: SHA-256 of the bundle.
     """
 
     name: str
     version: str
     alias: str | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name that is served, and the bundle behind it.
+
+    Attributes:
+        identity: Of the bundle.
+        bundle: Verified; its files are read when they are asked for.
+        limits: Kept by the endpoint.
+        zero_shot: Whether requests may bring their own labels.
+    """
+
+    identity: Identity
     bundle: Bundle
     limits: Limits
     zero_shot: bool = False
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the bundle."""
-        return self.bundle.digest
+    def name(self) -> str:
+        """In the path of requests."""
+        return self.identity.name
+
+    @property
+    def version(self) -> str:
+        """In the registry."""
+        return self.identity.version
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -53,12 +71,12 @@ class Entry:
         """As `GET /v1/models` lists it."""
         scores = self.bundle.scores
         return {
-            "name": self.name,
-            "version": self.version,
-            "alias": self.alias,
+            "name": self.identity.name,
+            "version": self.identity.version,
+            "alias": self.identity.alias,
             "task": self.bundle.task.kind,
             "labels": list(self.labels),
-            "digest": self.digest,
+            "digest": self.identity.digest,
             "metrics": (scores.test or scores.validation).metrics,
         }
 

@@ -22,6 +22,7 @@ from .keys import Keys
 from .limits import Limits
 from .metrics import Metrics, Snapshot, outcome_of
 from .problems import Refusal, brief
+from .split import SplitEndpoint, report
 from .worker import Room
 
 _LOG = logging.getLogger("transfer_orchestrator.serve")
@@ -148,7 +149,7 @@ class Handler:
         endpoint = self.endpoint(exchange, name)
         with self.counted.in_flight(name), self.room.held() as take:
             answered = await endpoint.ask(verb, await exchange.body(take))
-        exchange.version = answered.entry.version
+        exchange.version = answered.by.version
         exchange.n_items, exchange.n_refused = answered.n_items, answered.n_refused
         return answered
 
@@ -180,23 +181,27 @@ async def _models(handler: Handler, exchange: Exchange, path: re.Match[str]) -> 
 
 
 async def _model(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
-    return json_reply(handler.endpoint(exchange, path["name"]).entry.details)
+    endpoint = handler.endpoint(exchange, path["name"])
+    details = endpoint.entry.details
+    if isinstance(endpoint, SplitEndpoint):
+        details = {**details, "candidate": report(endpoint, await handler.snapshot())}
+    return json_reply(details)
 
 
 async def _ask(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
     answered = await handler.ask(exchange, path["name"], _VERBS[path["verb"]])
-    entry = answered.entry
+    by = answered.by
     timing = _timing_ms(exchange, answered)
     return json_reply(
         {
-            "model": entry.name,
-            "version": entry.version,
-            "alias": entry.alias,
-            "digest": entry.digest,
+            "model": by.name,
+            "version": by.version,
+            "alias": by.alias,
+            "digest": by.digest,
             **answered.content,
             "timing_ms": timing,
         },
-        X_Model_Version=entry.version,
+        X_Model_Version=by.version,
         Server_Timing=", ".join(f"{name};dur={ms}" for name, ms in timing.items()),
     )
 
@@ -216,11 +221,20 @@ async def _alive(handler: Handler, exchange: Exchange, path: re.Match[str]) -> R
 
 
 async def _ready(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
-    ready = {name: await one.probe() for name, one in handler.endpoints.items()}
+    ready = {name: await _is_well(one) for name, one in handler.endpoints.items()}
     if not all(ready.values()):
-        waiting = [name for name, well in ready.items() if not well]
-        raise Refusal("not-ready", f"{listing(waiting)} has not answered its probe")
+        ill = [name for name, well in ready.items() if not well]
+        raise Refusal("not-ready", f"{listing(ill)} does not answer its probe")
     return json_reply({"ready": True, "models": ready})
+
+
+async def _is_well(endpoint: Endpoint) -> bool:
+    try:
+        await endpoint.probe()
+    except Exception:  # noqa: BLE001  (whatever it is, it is not ready)
+        _LOG.exception("%s does not answer its probe", endpoint.entry.name)
+        return False
+    return True
 
 
 async def _metrics(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
@@ -242,14 +256,14 @@ async def _v2_model(handler: Handler, exchange: Exchange, path: re.Match[str]) -
 
 async def _v2_model_ready(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
     endpoint = handler.endpoint(exchange, path["name"])
-    if not await endpoint.probe():
-        raise Refusal("not-ready", f"{endpoint.entry.name} has not answered its probe")
+    if not await _is_well(endpoint):
+        raise Refusal("not-ready", f"{endpoint.entry.name} does not answer its probe")
     return json_reply({"name": endpoint.entry.name, "ready": True})
 
 
 async def _v2_infer(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
     answered = await handler.ask(exchange, path["name"], "infer")
-    return json_reply(answered.content, X_Model_Version=answered.entry.version)
+    return json_reply(answered.content, X_Model_Version=answered.by.version)
 
 
 def _route(path: str, *, open: bool = False, **actions: Action) -> Route:

@@ -19,12 +19,21 @@ MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUESTS = "orchestrator_requests_total"
 ITEMS = "orchestrator_items_total"
 SECONDS = "orchestrator_request_seconds"
+COMPARED = "orchestrator_comparisons_total"
+DRIFT_SHIFT = "orchestrator_input_drift_shift"
+DRIFT_FAR = "orchestrator_input_drift_far_share"
 IN_FLIGHT = "orchestrator_requests_in_flight"
 
 _FAMILIES: dict[str, tuple[str, str]] = {
     REQUESTS: ("counter", "Requests by how they ended"),
     ITEMS: ("counter", "Inputs by whether they were answered"),
     SECONDS: ("histogram", "Seconds from the first byte of a request to its answer"),
+    COMPARED: ("counter", "Answers of a candidate beside those of the version that is trusted"),
+    DRIFT_SHIFT: (
+        "gauge",
+        "Distance of the newest inputs' mean features from the training mean, in deviations",
+    ),
+    DRIFT_FAR: ("gauge", "Share of the newest inputs that lie far out; 0.05 of usual ones"),
     IN_FLIGHT: ("gauge", "Requests being read, waiting or being answered"),
 }
 
@@ -56,11 +65,14 @@ class Metrics:
         key = tuple(sorted(labels.items()))
         series[key] = series.get(key, 0.0) + value
 
+    def set(self, name: str, value: float, /, **labels: str) -> None:
+        """Give a gauge a value; a label must tell apart the processes that set it."""
+        self._values.setdefault(name, {})[tuple(sorted(labels.items()))] = value
+
     def observe(self, name: str, seconds: float, /, **labels: str) -> None:
         """One more duration of a histogram."""
         for bound in BUCKETS_S:
-            if seconds <= bound:
-                self.add(f"{name}_bucket", le=f"{bound:g}", **labels)
+            self.add(f"{name}_bucket", float(seconds <= bound), le=f"{bound:g}", **labels)
         self.add(f"{name}_bucket", le="+Inf", **labels)
         self.add(f"{name}_sum", seconds, **labels)
         self.add(f"{name}_count", **labels)
@@ -88,6 +100,9 @@ def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
             for labels, value in series.items():
                 into[labels] = into.get(labels, 0.0) + value
     return total
+
+
+GAUGES = tuple(name for name, (kind, _) in _FAMILIES.items() if kind == "gauge")
 
 
 def total_of(snapshot: Snapshot, name: str, **labels: str) -> float:

@@ -105,6 +105,18 @@ class Registry:
         aliases = {*version.aliases, *([alias] if alias is not None else [])}
         return replace(version, alias=alias, aliases=tuple(sorted(aliases)))
 
+    def move_alias(self, name: str, alias: str, version: int) -> RegisteredVersion:
+        """Let `alias` of `name` mean another version of it.
+
+        Raises:
+            RegistryError: There is no such name or version, or the alias is not allowed.
+        """
+        check_alias(alias)
+        found = self.find(f"{name}/{version}")
+        with reached(self.uri), one_writer(self.uri):
+            self._client.set_registered_model_alias(name, alias, str(found.version))
+        return self.find(f"{name}@{alias}")
+
     def resolve(self, reference: str) -> Path:
         """The verified folder of what `reference` names.
 

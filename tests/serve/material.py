@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 
 from orchestrator.bundle.bundle import Bundle, open_bundle
 from orchestrator.bundle.manifest import render, sealed
-from orchestrator.bundle.preparing import ImagePreparer, Input
-from orchestrator.data.texts import decode_text
-from orchestrator.errors import DataError
+from orchestrator.bundle.predictor import answers
+from orchestrator.bundle.preparing import ImagePreparer, Input, TextPreparer
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import (
     BackboneSpec,
@@ -30,7 +32,7 @@ from orchestrator.spec.parts import (
 from orchestrator.spec.record import EpochRow, GroupRow, PhaseRow, Record
 from orchestrator.spec.strategy import FeatureExtraction
 from serve.endpoint import LocalEndpoint
-from serve.entry import Entry
+from serve.entry import Entry, Identity
 from serve.handler import Handler
 from serve.keys import Keys
 from serve.limits import Limits
@@ -139,20 +141,7 @@ class Colours:
         self, inputs: Sequence[Input], *, top: int = 5, batch_size: int = 32
     ) -> Iterator[dict[str, Any]]:
         time.sleep(self.seconds)
-        found: list[dict[str, Any]] = [{"uri": f"input:{i}"} for i in range(len(inputs))]
-        read, good = [], []
-        for answer, value in zip(found, inputs, strict=True):
-            try:
-                read.append(self.preparer.read(value))
-                good.append(answer)
-            except DataError as err:
-                answer["error"] = str(err)
-        if read:
-            for answer, probs in zip(good, self.probabilities([np.stack(read)]), strict=True):
-                order = np.argsort(-probs)[:top]
-                answer["label"] = COLOURS[order[0]]
-                answer["probabilities"] = {COLOURS[c]: float(probs[c]) for c in order}
-        return iter(found)
+        return answers(self, inputs, top=top, batch_size=batch_size)  # type: ignore[arg-type]
 
     def embeddings(self, views: Sequence[Any]) -> Any:
         return views[0].mean(axis=(2, 3)).astype(np.float32)
@@ -163,19 +152,21 @@ class Lengths:
 
     def __init__(self, bundle: Bundle) -> None:
         self.manifest = bundle.manifest
+        tokenizer = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+        tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
+        self.preparer = TextPreparer(TEXTS, tokenizer, 1)
+
+    def probabilities(self, views: Sequence[Any]) -> Any:
+        long = (views[0].lengths >= 10).astype(np.float32)
+        return np.stack([1 - long, long], axis=1)
 
     def predict(
         self, inputs: Sequence[Input], *, top: int = 5, batch_size: int = 32
     ) -> Iterator[dict[str, Any]]:
-        for i, value in enumerate(inputs):
-            assert isinstance(value, str | bytes)
-            try:
-                text = decode_text(value.encode() if isinstance(value, str) else value)
-            except DataError as err:
-                yield {"uri": f"input:{i}", "error": str(err)}
-                continue
-            label = "long" if len(text) >= 10 else "short"
-            yield {"uri": f"input:{i}", "label": label, "probabilities": {label: 1.0}}
+        return answers(self, inputs, top=top, batch_size=batch_size)  # type: ignore[arg-type]
+
+    def embeddings(self, views: Sequence[Any]) -> Any:
+        return views[0].lengths[:, None].astype(np.float32)
 
 
 def served(
@@ -193,12 +184,12 @@ def served(
     texts = plain_bundle(folder / "lengths", kind="text-classification", labels=("short", "long"))
     endpoints = [
         LocalEndpoint(
-            Entry("colours", "3", "champion", images, limits),
+            Entry(Identity("colours", "3", "champion", images.digest), images, limits),
             Colours(images, seconds=seconds),  # type: ignore[arg-type]
             worker,
         ),
         LocalEndpoint(
-            Entry("lengths", "1", None, texts, limits),
+            Entry(Identity("lengths", "1", None, texts.digest), texts, limits),
             Lengths(texts),  # type: ignore[arg-type]
             worker,
         ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
+import io
 import json
 import logging
 import time
@@ -12,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from serve.handler import Handler
 from serve.keys import Keys
@@ -62,7 +65,7 @@ def test_one_image_has_one_answer_however_it_is_sent(
     found = response.json()
     assert set(found) == {"model", "version", "alias", "digest", "answers", "timing_ms"}
     assert (found["model"], found["version"], found["alias"]) == ("colours", "3", "champion")
-    assert found["digest"] == plain.endpoints["colours"].entry.digest
+    assert found["digest"] == plain.endpoints["colours"].entry.identity.digest
     assert set(found["timing_ms"]) == {"read", "queue", "infer", "total"}
     (answer,) = found["answers"]
     assert answer["label"] == "red"
@@ -265,7 +268,27 @@ def test_embeddings_have_a_row_for_each_input(call: Call) -> None:
     red, none, blue = found["embeddings"]
     assert (none, len(red), len(blue)) == (None, 3, 3)
     assert list(found["errors"]) == ["1"]
-    problem(call("POST", "/v1/models/lengths:embed", content=b"a"), 404, "unoffered")
+
+
+def test_the_part_of_an_image_that_its_label_rests_on_is_told(call: Call) -> None:
+    picture = Image.new("RGB", (70, 70), (10, 10, 10))
+    picture.paste((250, 0, 0), (0, 0, 10, 10))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    found = call("POST", "/v1/models/colours:explain", content=file.getvalue()).json()
+    assert found["label"] == "red"
+    rows, cols, values = (found["map"][key] for key in ("rows", "cols", "values"))
+    assert (len(values), len(values[0])) == (rows, cols)
+    assert values[0][0] == max(max(row) for row in values)
+    options = {"files": {"input": file.getvalue()}, "data": {"label": "blue"}}
+    assert call("POST", "/v1/models/colours:explain", **options).json()["label"] == "blue"
+
+
+def test_what_cannot_be_explained_is_refused(call: Call) -> None:
+    path = "/v1/models/colours:explain"
+    problem(call("POST", path, content=b"no image"), 422, "undecodable")
+    problem(call("POST", path, json=in_json(RED, BLUE)), 422, "too-many")
+    problem(call("POST", path, json=in_json(RED, label="violet")), 422, "unsuitable")
 
 
 def test_health_is_told_without_a_probe_and_readiness_after_one(call: Call) -> None:
@@ -288,8 +311,6 @@ KEY = "a-key-of-thirty-characters-000"
 
 @pytest.fixture
 def locked(make: Callable[..., Handler]) -> Handler:
-    import hashlib
-
     return make(keys=Keys({"ann": hashlib.sha256(KEY.encode()).hexdigest()}))
 
 
@@ -348,10 +369,6 @@ def test_an_image_is_refused_by_its_header_before_it_is_decoded(call: Call) -> N
 def test_an_animation_is_refused_unless_it_is_allowed(
     call: Call, make: Callable[..., Handler]
 ) -> None:
-    import io
-
-    from PIL import Image
-
     frames = [Image.new("RGB", (20, 20), colour) for colour in ((250, 0, 0), (0, 0, 250))]
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])

@@ -18,7 +18,7 @@ from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec, ObjectiveSpec, TaskSpec
 from orchestrator.spec.strategy import FeatureExtraction
 from serve.endpoint import LocalEndpoint
-from serve.entry import Entry
+from serve.entry import Entry, Identity
 from serve.handler import Handler
 from serve.keys import Keys
 from serve.limits import Limits
@@ -66,7 +66,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="package")
 def endpoints(plain: Handler, cells: Bundle) -> dict[str, LocalEndpoint]:
     """The real model, and the texts of the other tests."""
-    entry = Entry("solar-cells", "3", "champion", cells, Limits())
+    entry = Entry(Identity("solar-cells", "3", "champion", cells.digest), cells, Limits())
     predictor = load_predictor(cells, threads=1)
     real = LocalEndpoint(entry, predictor, Worker(threads=1, queue=8))
     lengths = plain.endpoints["lengths"]

@@ -1,0 +1,303 @@
+"""`orchestrator deploy NAME[@alias]…`: serve models over HTTP, or roll what is served."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.registry_arguments import add_registry_argument
+from jobs.runtime_arguments import add_runtime_arguments
+from jobs.serving_cluster import LOOPBACK, earlier_endpoint, serving_cluster, set_environment
+from jobs.terminal import Terminal
+from orchestrator.bundle.reference import check_name, parse_reference
+from orchestrator.errors import OrchestratorError, RegistryError, SpecError
+
+if TYPE_CHECKING:
+    from serve.app import AppSettings, EndpointSettings
+
+DETACHED_PATIENCE_S = 300.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument(
+        "references", metavar="NAME", nargs="*", help="name, name/3 or name@alias in the registry"
+    )
+    parser.add_argument(
+        "--bundle",
+        dest="folders",
+        metavar="[NAME=]FOLDER",
+        action="append",
+        default=[],
+        help="a bundle's folder, served under its own name or NAME; may be repeated",
+    )
+    add_registry_argument(parser)
+    parser.add_argument(
+        "--only", action="store_true", help="serve nothing else that was served until now"
+    )
+    rolled = parser.add_mutually_exclusive_group()
+    rolled.add_argument(
+        "--canary",
+        metavar="SHARE",
+        type=_share,
+        help="such as 10%%: the version that is served stays, the new one answers this share",
+    )
+    rolled.add_argument(
+        "--shadow",
+        action="store_true",
+        help="the version that is served answers, the new one is compared with it",
+    )
+    parser.add_argument("--address", metavar="A", help="a Ray cluster to join; else a local one")
+    parser.add_argument("--host", default=None, help="to listen at (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
+    parser.add_argument(
+        "--expose", action="store_true", help="listen at every interface; needs --keys"
+    )
+    parser.add_argument("--keys", metavar="FILE", type=Path, help="lines `NAME KEY`, mode 600")
+    parser.add_argument("--min", type=int, default=1, help="replicas at least (default: 1)")
+    parser.add_argument("--max", type=int, default=None, help="replicas at most (default: --min)")
+    parser.add_argument(
+        "--own",
+        action="store_true",
+        help="give each model named here a deployment of its own, which may scale to none",
+    )
+    add_runtime_arguments(parser)
+    parser.add_argument("--threads", type=int, default=1, help="of a forward pass (default: 1)")
+    parser.add_argument(
+        "--at-once", type=int, default=2, help="requests a replica computes at once (default: 2)"
+    )
+    parser.add_argument(
+        "--detach", action="store_true", help="leave it running in the background and return"
+    )
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
+    """Run the verb."""
+    host = checked_host(args)
+    named = named_bundles(args)
+    if args.detach and args.address is None and earlier_endpoint(args.port) is None:
+        return _detached(args, terminal)
+    set_environment(args.address, expose=args.expose)
+    check_bundles(args, named)
+    cpus = 2 * (2 + (args.max or args.min)) * len(named) + (os.cpu_count() or 1)
+    from serve.app import pinned_settings, run_app, running_settings, stop_app
+
+    with serving_cluster(args.address, port=args.port, cpus=cpus) as ours:
+        before = None if ours else running_settings()
+        settings = pinned_settings(settings_of(args, named, before))
+        terminal.say("loading, and waiting for every replica's first answer")
+        run_app(settings, host=host, port=args.port)
+        document = _told(settings, host, args.port, terminal)
+        if ours is None or args.detach:
+            return 0, document
+        terminal.say("press Ctrl-C to stop")
+        code = _wait_for_a_signal()
+        terminal.say("stopping: running requests end first")
+        stop_app()
+    return code, {**document, "stopped": True}
+
+
+def named_bundles(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """(name, folder or reference) of each model on the command line; a name may be there twice.
+
+    Raises:
+        SpecError: There is none, or a folder has no usable name.
+    """
+    try:
+        named = [(parse_reference(text).name, text) for text in args.references]
+    except RegistryError as err:
+        raise SpecError(f"{err}. For a folder write --bundle FOLDER") from err
+    for text in args.folders:
+        name, mark, folder = text.rpartition("=")
+        name = name if mark else Path(folder).expanduser().absolute().name.lower()
+        try:
+            check_name(name)
+        except RegistryError as err:
+            raise SpecError(f"--bundle: {err}. Write --bundle NAME={folder}") from err
+        named.append((name, str(Path(folder).expanduser().absolute())))
+    if not named:
+        raise SpecError("nothing to serve. Give a name from the registry, or --bundle FOLDER")
+    return named
+
+
+def check_bundles(args: argparse.Namespace, named: list[tuple[str, str]]) -> None:
+    """Find out what cannot be served before a cluster is started for it.
+
+    Raises:
+        OrchestratorError: A bundle is not there, or the file of keys is unusable.
+    """
+    from orchestrator.bundle.locating import locate
+    from serve.app import read_keys
+
+    for _, bundle in named:
+        locate(bundle, registry_uri=args.registry)
+    if args.keys is not None:
+        read_keys(args.keys)
+
+
+def settings_of(
+    args: argparse.Namespace, named: list[tuple[str, str]], before: AppSettings | None
+) -> AppSettings:
+    """What is to be served, with what is served already.
+
+    Args:
+        args: Of the command line.
+        named: As `named_bundles` gives it; of a name that is there twice the second is the
+            candidate.
+        before: What runs now.
+
+    Raises:
+        SpecError: The settings contradict each other.
+    """
+    from pydantic import ValidationError
+
+    from serve.app import AppSettings
+
+    kept = {} if before is None else {one.name: one for one in before.endpoints}
+    endpoints = {} if args.only else dict(kept)
+    try:
+        for name in dict.fromkeys(name for name, _ in named):
+            bundles = [bundle for other, bundle in named if other == name]
+            endpoints[name] = _endpoint(args, name, bundles, kept.get(name))
+        options = {"threads": args.threads, "at_once": args.at_once}
+        if args.keys is not None:
+            options["keys_file"] = args.keys.absolute()
+        elif before is not None:
+            options["keys_file"] = before.keys_file
+        return AppSettings(endpoints=tuple(endpoints.values()), **options)
+    except ValidationError as err:
+        raise SpecError("; ".join(fault["msg"] for fault in err.errors())) from err
+
+
+def _endpoint(
+    args: argparse.Namespace, name: str, bundles: list[str], kept: EndpointSettings | None
+) -> EndpointSettings:
+    from serve.app import CandidateSettings, EndpointSettings
+
+    beside = args.canary is not None or args.shadow
+    if len(bundles) > 2 or (len(bundles) == 2 and not beside):
+        raise SpecError(
+            f"{name}: named {len(bundles)} times. With --canary or --shadow name it twice, the "
+            "version that is trusted first"
+        )
+    if beside and len(bundles) == 1 and kept is None:
+        raise SpecError(
+            f"{name}: no version of it is served yet, beside which another could prove itself. "
+            f"Name both: {name}/1 {bundles[0]}"
+        )
+    if beside and len(bundles) == 1 and kept is not None:
+        bundles = [kept.bundle, *bundles]
+    return EndpointSettings(
+        name=name,
+        bundle=bundles[0],
+        registry=args.registry,
+        runtime=args.runtime,
+        device=args.device,
+        own=args.own,
+        min_replicas=args.min,
+        max_replicas=args.min if args.max is None else args.max,
+        candidate=(
+            CandidateSettings(bundle=bundles[1], share=args.canary or 0.0) if beside else None
+        ),
+    )
+
+
+def checked_host(args: argparse.Namespace) -> str:
+    """Where to listen; only with keys is that more than this machine.
+
+    Raises:
+        SpecError: Others could reach the endpoint without a key.
+    """
+    if args.expose:
+        if args.keys is None:
+            raise SpecError("--expose: everyone could ask. Give the keys that may: --keys FILE")
+        return args.host or "0.0.0.0"
+    host = args.host or LOOPBACK[0]
+    if host not in LOOPBACK:
+        raise SpecError(
+            f"--host: {host} is reached from other machines. Add --expose and --keys FILE, or use "
+            f"{LOOPBACK[0]}"
+        )
+    return str(host)
+
+
+def _told(settings: AppSettings, host: str, port: int, terminal: Terminal) -> dict[str, Any]:
+    """Say what is served where; the same as JSON."""
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    for one in settings.endpoints:
+        alias = f" ({one.alias})" if one.alias else ""
+        beside = f", beside it {one.candidate.bundle}" if one.candidate else ""
+        terminal.show(f"{one.name}: {one.bundle}{alias}{beside}")
+    key = ' -H "Authorization: Bearer $KEY"' if settings.keys_file else ""
+    first = settings.endpoints[0].name
+    terminal.show(f"serving at {url}")
+    terminal.show(f"  curl{key} -F input=@FILE {url}/v1/models/{first}:predict")
+    return {
+        "url": url,
+        "endpoints": [one.model_dump(mode="json") for one in settings.endpoints],
+        "pid": os.getpid(),
+    }
+
+
+def _wait_for_a_signal() -> int:
+    """Wait for Ctrl-C or a request to end; the exit code."""
+    stopped = threading.Event()
+    codes: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        codes.append(130 if number == signal.SIGINT else 0)
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while not stopped.wait(1.0):
+            pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return codes[0]
+
+
+def _detached(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
+    """The same command as a process of its own; returns when that serves."""
+    from orchestrator.bundle.cache import default_cache
+
+    log = default_cache().parent / "endpoints" / f"{args.port}.log"
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    words = [word for word in sys.argv[1:] if word not in ("--detach", "--json")]
+    with log.open("w") as file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "jobs", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline_s = time.monotonic() + DETACHED_PATIENCE_S
+    while (found := re.search(r"^serving at (\S+)$", log.read_text(), re.MULTILINE)) is None:
+        if child.poll() is not None or time.monotonic() > deadline_s:
+            child.terminate()
+            raise OrchestratorError(f"it does not serve. Its output: {log.read_text()[-2000:]}")
+        time.sleep(0.2)
+    terminal.show(log.read_text().strip())
+    terminal.show(f"stop it with: kill {child.pid}")
+    return 0, {"url": found[1], "pid": child.pid, "log": str(log)}
+
+
+def _share(text: str) -> float:
+    number = text.removesuffix("%")
+    try:
+        share = float(number) / 100
+    except ValueError:
+        share = -1.0
+    if not (text.endswith("%") and 0 < share < 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is no share. Use such as 10%")
+    return share

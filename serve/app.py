@@ -1,0 +1,213 @@
+"""The Ray Serve application: `serve.app:build_app`, its deployments, and how it is run.
+
+`serve deploy` and RayService build it from YAML; `orchestrator deploy` from its arguments.
+"""
+
+# Ray reads the type of the builder's argument from its annotation, which must not be a string:
+# no `from __future__ import annotations` here.
+
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve import Application, Deployment
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.handle import DeploymentHandle
+
+from orchestrator.bundle.latency import target_ongoing_requests
+from orchestrator.errors import OrchestratorError
+
+from .keys import read_keys
+from .limits import Limits
+from .pinning import fetched, pinned
+from .replica import Ingress, Model, OwnModel, Served
+from .settings import AppSettings, CandidateSettings, EndpointSettings
+from .tally import tally
+
+__all__ = [
+    "APP",
+    "AppSettings",
+    "CandidateSettings",
+    "EndpointSettings",
+    "Limits",
+    "build_app",
+    "pinned_settings",
+    "read_keys",
+    "run_app",
+    "running_settings",
+    "stop_app",
+]
+
+APP = "orchestrator"
+
+# Ray's own limit on requests in a replica lies above the handler's: a client that sends slowly
+# holds a place, and what is refused should be refused with a reason.
+_CONNECTIONS = 1000
+_DRAIN_S = 60.0
+
+
+def build_app(settings: AppSettings) -> Application:
+    """The application that serves these endpoints, each pinned to one bundle from here on.
+
+    Raises:
+        BundleError: A folder is no bundle.
+        IntegrityError: Files are not those that were written or registered.
+        RegistryError: A reference leads nowhere.
+        SpecError: The file of keys is unusable.
+    """
+    keys = {} if settings.keys_file is None else read_keys(settings.keys_file)
+    served = tuple(_served(endpoint, settings) for endpoint in settings.endpoints)
+    deployment = _deployment(
+        Ingress,
+        "ingress",
+        actor={"num_cpus": settings.cpus},
+        scale=_scale(
+            settings.min_replicas,
+            settings.max_replicas,
+            target=min(
+                (_target(one.model, settings) for one in served if one.handle is None), default=1
+            ),
+        ),
+    )
+    return deployment.bind(served, settings.limits, keys, settings.at_once)
+
+
+def pinned_settings(settings: AppSettings) -> AppSettings:
+    """The same settings with every reference replaced by the version that it means now."""
+    endpoints = []
+    for one in settings.endpoints:
+        pin = pinned(one.bundle, name=one.name, registry=one.registry)
+        fixed = {"bundle": pin.bundle, "alias": one.alias or pin.alias, "candidate": one.candidate}
+        if one.candidate is not None:
+            second = pinned(one.candidate.bundle, name=one.name, registry=one.registry)
+            fixed["candidate"] = one.candidate.model_copy(update={"bundle": second.bundle})
+        endpoints.append(one.model_copy(update=fixed))
+    return settings.model_copy(update={"endpoints": tuple(endpoints)})
+
+
+def run_app(settings: AppSettings, *, host: str, port: int) -> None:
+    """Run the application on the joined cluster, or roll the one that runs there to these settings.
+
+    Returns when every replica has answered its probe.
+
+    Raises:
+        OrchestratorError: A replica does not start; what ran before goes on.
+    """
+    application = build_app(settings)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": host, "port": port, "request_timeout_s": None},
+    )
+    logging = {"enable_access_log": False}
+    try:
+        serve.run(application, name=APP, route_prefix="/", logging_config=logging)
+    except RuntimeError as err:
+        raise OrchestratorError(f"a replica does not start: {err}") from err
+    ray.get(tally().remember.remote(settings.model_dump_json()))
+
+
+def running_settings() -> AppSettings | None:
+    """The settings of the application that runs on the joined cluster."""
+    if APP not in serve.status().applications:
+        return None
+    kept = ray.get(tally().settings.remote())
+    return None if kept is None else AppSettings.model_validate_json(kept)
+
+
+def stop_app() -> None:
+    """Let running requests end, then stop everything of Serve on the joined cluster."""
+    serve.shutdown()
+
+
+def _deployment(
+    kind: type, name: str, *, actor: dict[str, Any], scale: dict[str, Any]
+) -> Deployment:
+    decorate: Any = serve.deployment(
+        name=name,
+        ray_actor_options=actor,
+        max_ongoing_requests=_CONNECTIONS,
+        max_queued_requests=_CONNECTIONS,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        max_surge_percent=100,  # new replicas answer before old ones stop
+        health_check_period_s=2.0,
+        health_check_timeout_s=20.0,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=_DRAIN_S,
+        max_constructor_retry_count=2,
+        **scale,
+    )
+    found: Deployment = decorate(kind)
+    return found
+
+
+def _served(endpoint: EndpointSettings, settings: AppSettings) -> Served:
+    model = _model(endpoint.bundle, endpoint, settings, alias=endpoint.alias)
+    candidate = endpoint.candidate
+    second = None if candidate is None else _model(candidate.bundle, endpoint, settings)
+    return Served(
+        model=model,
+        handle=_own(model, endpoint, settings, "") if endpoint.own else None,
+        candidate=second,
+        candidate_handle=(
+            _own(second, endpoint, settings, "-candidate") if endpoint.own and second else None
+        ),
+        share=candidate.share if candidate else 0.0,
+        sleeps=endpoint.min_replicas == 0,
+    )
+
+
+def _model(
+    bundle: str, endpoint: EndpointSettings, settings: AppSettings, *, alias: str | None = None
+) -> Model:
+    pin = pinned(bundle, name=endpoint.name, registry=endpoint.registry)
+    return Model(
+        pin=pin if alias is None else pin.model_copy(update={"alias": alias}),
+        runtime=endpoint.runtime,
+        device=endpoint.device,
+        threads=settings.threads,
+    )
+
+
+def _own(
+    model: Model, endpoint: EndpointSettings, settings: AppSettings, suffix: str
+) -> DeploymentHandle[Any]:
+    """A deployment of the model's own; Serve puts its handle in the place of what is returned."""
+    actor: dict[str, Any] = {"num_cpus": settings.cpus}
+    if endpoint.device != "cpu":
+        actor["num_gpus"] = settings.gpus
+    deployment = _deployment(
+        OwnModel,
+        f"{endpoint.name}{suffix}",
+        actor=actor,
+        scale=_scale(endpoint.min_replicas, endpoint.max_replicas, target=_target(model, settings)),
+    )
+    bound: Any = deployment.bind(model, settings.limits, settings.at_once)
+    handle: DeploymentHandle[Any] = bound
+    return handle
+
+
+def _target(model: Model, settings: AppSettings) -> int:
+    """Requests that a replica should hold before another is added.
+
+    As the bundle's latency curve has it; without one, every thread busy and as much again waiting.
+    """
+    curve = fetched(model.pin).manifest.latency
+    if curve is None:
+        return 2 * settings.at_once
+    one = target_ongoing_requests(curve, threads=settings.threads, within_ms=settings.within_ms)
+    return one * settings.at_once
+
+
+def _scale(least: int, most: int, *, target: int) -> dict[str, Any]:
+    """A fixed number of replicas, or one that follows the requests in flight."""
+    if least == most:
+        return {"num_replicas": least}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=least,
+            max_replicas=most,
+            target_ongoing_requests=min(target, _CONNECTIONS // 2),
+            upscale_delay_s=5.0,
+            downscale_delay_s=120.0,
+        )
+    }

@@ -1,0 +1,229 @@
+"""What runs inside Ray Serve's replicas: the ingress with its models, and models of their own."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from orchestrator.bundle.predictor import load_predictor
+from orchestrator.spec.parts import Runtime
+
+from . import access_log, metrics
+from .bodies import Body
+from .endpoint import Answered, Endpoint, LocalEndpoint, Verb
+from .entry import Entry
+from .handler import Handler
+from .keys import Keys
+from .limits import Limits
+from .metrics import Metrics, Snapshot
+from .pages import PAGES
+from .pinning import Pin, entry_of, fetched
+from .problems import Refusal, overloaded
+from .split import SplitEndpoint
+from .tally import tally
+from .watching import watched
+from .worker import Worker
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version to be served, and how.
+
+    Attributes:
+        pin: Which bundle.
+        runtime: What runs its weights.
+        device: Where.
+        threads: Of one forward pass.
+    """
+
+    pin: Pin
+    runtime: Runtime = "auto"
+    device: str = "cpu"
+    threads: int = 1
+
+    def endpoint(self, limits: Limits, worker: Worker) -> LocalEndpoint:
+        """The model, loaded here; it has answered a probe."""
+        bundle = fetched(self.pin)
+        predictor = load_predictor(
+            bundle, runtime=self.runtime, device=self.device, threads=self.threads
+        )
+        entry = entry_of(self.pin, bundle, limits)
+        endpoint = LocalEndpoint(entry, predictor, worker, watched(predictor, bundle))
+        endpoint.check()
+        return endpoint
+
+
+@dataclass(frozen=True)
+class Served:
+    """One name, and where its versions are answered: here, or behind a handle.
+
+    Attributes:
+        model: The version that is trusted.
+        candidate: The one that is to prove itself.
+        share: Of requests that the candidate answers.
+        sleeps: Whether its own deployment may have no replica, which a probe must not wake.
+    """
+
+    model: Model
+    handle: DeploymentHandle[Any] | None = None
+    candidate: Model | None = None
+    candidate_handle: DeploymentHandle[Any] | None = None
+    share: float = 0.0
+    sleeps: bool = False
+
+
+@dataclass(frozen=True)
+class RemoteEndpoint:
+    """A model in a deployment of its own.
+
+    Attributes:
+        entry: What is told about it; its answers name their version themselves.
+        handle: Of the deployment.
+        sleeps: As `Served` has it.
+    """
+
+    entry: Entry
+    handle: DeploymentHandle[Any]
+    sleeps: bool
+
+    async def ask(self, verb: Verb, body: Body) -> Answered:
+        try:
+            found = await self._asked(verb, body)
+        except RayActorError:
+            found = await self._asked(verb, body)  # the replica died; asking twice does no harm
+        if isinstance(found, Refusal):
+            raise found
+        return found
+
+    async def probe(self) -> None:
+        if not self.sleeps:
+            await self.handle.check_health.remote()
+
+    async def _asked(self, verb: Verb, body: Body) -> Answered | Refusal:
+        try:
+            found: Answered | Refusal = await self.handle.ask.remote(verb, body)
+        except (BackPressureError, DeploymentUnavailableError) as err:
+            raise overloaded(f"{self.entry.name} has no replica free") from err
+        return found
+
+
+class OwnModel:
+    """A model in a deployment of its own."""
+
+    def __init__(self, model: Model, limits: Limits, at_once: int) -> None:
+        self._endpoint = model.endpoint(limits, Worker(threads=at_once, queue=limits.queue))
+
+    async def ask(self, verb: Verb, body: Body) -> Answered | Refusal:
+        """The answer or the problem; a value either way, since errors are wrapped on their way."""
+        try:
+            return await self._endpoint.ask(verb, body)
+        except Refusal as refused:
+            return refused
+
+    async def check_health(self) -> None:
+        """Predict, or raise."""
+        await self._endpoint.probe()
+
+
+@serve.ingress()
+class Ingress:
+    """The HTTP interface, with every model in it that has no deployment of its own."""
+
+    def __init__(
+        self, served: tuple[Served, ...], limits: Limits, keys: Mapping[str, str], at_once: int
+    ) -> None:
+        _log_to_stdout()
+        self._counted = Metrics()
+        self._replica = serve.get_replica_context().replica_tag
+        self._tally = tally()
+        worker = Worker(threads=at_once, queue=limits.queue)
+        endpoints = {one.model.pin.name: self._endpoint(one, limits, worker) for one in served}
+        self._handler = Handler(
+            endpoints,
+            limits=limits,
+            keys=Keys(keys),
+            counted=self._counted,
+            total=self._total,
+            routes=PAGES,
+        )
+        self._endpoints = tuple(endpoints.values())
+
+    def __serve_build_asgi_app__(self) -> Handler:
+        """What answers requests; Ray calls it once."""
+        return self._handler
+
+    async def check_health(self) -> None:
+        """Predict with every model here, or raise; and tell what was counted."""
+        self._tell()
+        for endpoint in _local(self._endpoints):
+            await endpoint.probe()
+
+    def _endpoint(self, served: Served, limits: Limits, worker: Worker) -> Endpoint:
+        current = _place(served.model, served.handle, limits, worker, sleeps=served.sleeps)
+        if served.candidate is None:
+            return current
+        candidate = _place(
+            served.candidate, served.candidate_handle, limits, worker, sleeps=served.sleeps
+        )
+        return SplitEndpoint(current, candidate, served.share, self._counted)
+
+    def _tell(self) -> Any:
+        for endpoint in _local(self._endpoints):
+            drift = endpoint.watched.drift() if endpoint.watched else None
+            if drift is not None:
+                identity = endpoint.entry.identity
+                labels = {"model": identity.name, "version": identity.version}
+                labels["replica"] = self._replica
+                self._counted.set(metrics.DRIFT_SHIFT, drift.shift, **labels)
+                self._counted.set(metrics.DRIFT_FAR, drift.far_share, **labels)
+        return self._tally.tell.remote(self._replica, self._counted.snapshot())
+
+    async def _total(self) -> Snapshot:
+        """What all replicas counted; this one's own where the tally does not answer."""
+        try:
+            await self._tell()
+            total: Snapshot = await self._tally.total.remote()
+        except RayError:
+            return self._counted.snapshot()
+        return total
+
+
+def _local(endpoints: Iterable[Endpoint]) -> Iterator[LocalEndpoint]:
+    """The models in this process; another deployment looks after its own."""
+    for endpoint in endpoints:
+        if isinstance(endpoint, SplitEndpoint):
+            yield from _local((endpoint.current, endpoint.candidate))
+        elif isinstance(endpoint, LocalEndpoint):
+            yield endpoint
+
+
+def _place(
+    model: Model,
+    handle: DeploymentHandle[Any] | None,
+    limits: Limits,
+    worker: Worker,
+    *,
+    sleeps: bool,
+) -> Endpoint:
+    if handle is None:
+        return model.endpoint(limits, worker)
+    return RemoteEndpoint(entry_of(model.pin, fetched(model.pin), limits), handle, sleeps)
+
+
+def _log_to_stdout() -> None:
+    """The access log, one JSON line a request, into the worker's log file of the Ray session."""
+    logger = logging.getLogger(access_log.LOGGER)
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

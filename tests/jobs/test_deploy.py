@@ -1,0 +1,129 @@
+"""What `deploy` and `rollback` make of their arguments, before any cluster."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import build_parser, main
+from jobs.deploy import checked_host, named_bundles, settings_of
+from jobs.rollback import rolled
+from jobs.serving_cluster import Running, found
+from orchestrator.errors import SpecError
+from serve.app import AppSettings
+
+KEYS = ["--keys", "k"]
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    return build_parser(["deploy"]).parse_args(["deploy", *words])
+
+
+def settings(*words: str, before: AppSettings | None = None) -> AppSettings:
+    args = parsed(*words)
+    return settings_of(args, named_bundles(args), before)
+
+
+def test_only_keys_open_the_endpoint_to_other_machines() -> None:
+    assert checked_host(parsed("a")) == "127.0.0.1"
+    assert checked_host(parsed("a", "--host", "localhost")) == "localhost"
+    assert checked_host(parsed("a", "--expose", *KEYS)) == "0.0.0.0"
+    with pytest.raises(SpecError, match="--keys FILE"):
+        checked_host(parsed("a", "--expose"))
+    for host in ("0.0.0.0", "10.0.0.1", "::"):
+        with pytest.raises(SpecError, match="Add --expose"):
+            checked_host(parsed("a", "--host", host, *KEYS))
+
+
+def test_models_are_named_by_reference_or_folder() -> None:
+    found = named_bundles(parsed("cells@champion", "b/3", "--bundle", "n=/x/Y", "--bundle", "/x/y"))
+    assert found == [("cells", "cells@champion"), ("b", "b/3"), ("n", "/x/Y"), ("y", "/x/y")]
+    for words in ([], ["Cells"], ["--bundle", "/x/a b"], ["--bundle", "N=/x"], ["../x"]):
+        with pytest.raises(SpecError):
+            named_bundles(parsed(*words))
+
+
+def test_what_is_served_stays_unless_only_is_said() -> None:
+    before = settings("a", "b")
+    assert [one.name for one in settings("b/2", "c", before=before).endpoints] == ["a", "b", "c"]
+    assert [one.name for one in settings("c", "--only", before=before).endpoints] == ["c"]
+
+
+def test_a_canary_keeps_the_version_that_is_served() -> None:
+    before = settings("a/1", "b/1")
+    found = settings("a", "--canary", "10%", before=before)
+    a, b = found.endpoints
+    assert a.bundle == "a/1"
+    assert a.candidate is not None
+    assert (a.candidate.bundle, a.candidate.share) == ("a", 0.1)
+    assert b.candidate is None
+    shadow = settings("a/1", "a/2", "--shadow").endpoints[0]
+    assert shadow.candidate is not None
+    assert (shadow.bundle, shadow.candidate.bundle, shadow.candidate.share) == ("a/1", "a/2", 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["a", "--canary", "10%"], "no version of it is served yet"),
+        (["a/1", "a/2"], "named 2 times"),
+        (["a", "--canary", "10"], "is no share"),
+        (["a", "--canary", "100%"], "is no share"),
+        (["a", "--min", "0", "--max", "1"], "own: true"),
+        (["a", "--min", "3", "--max", "2"], "at least the first"),
+        (["a", "--device", "cuda"], "own: true"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(words: list[str], told: str) -> None:
+    with pytest.raises(SpecError, match=told):
+        settings(*words)
+
+
+def test_a_rollback_touches_one_name_and_ends_its_canary() -> None:
+    before = settings("a", "b/1", "--canary", "10%", before=settings("a/1", "b/1"))
+    args = argparse.Namespace(name="a", alias="champion", registry="sqlite:///r.db")
+    a, b = rolled(before, args).endpoints
+    assert (a.bundle, a.candidate, a.alias) == ("a@champion", None, None)
+    assert b == before.endpoints[1]
+
+
+def test_what_cannot_be_served_is_told_before_a_cluster_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    code = main(["deploy", "--bundle", str(tmp_path), "--json"])
+    assert code == 1
+    assert "has no bundle.json" in capsys.readouterr().err
+    code = main(["deploy", "a", "--registry", f"sqlite:///{tmp_path}/r.db", "--json"])
+    assert code == 1
+    assert "is not in the registry" in capsys.readouterr().err
+
+
+def test_a_note_of_a_command_that_ended_is_no_endpoint(tmp_path: Path) -> None:
+    note = tmp_path / "8000.json"
+    assert found(note) is None
+    note.write_text("no JSON")
+    assert found(note) is None
+    note.write_text(json.dumps({"address": "a", "pid": os.getpid(), "port": 8000}))
+    assert found(note) == Running("a", os.getpid(), 8000)
+    note.write_text(json.dumps({"address": "a", "pid": 2**22 + 1, "port": 8000}))
+    assert found(note) is None
+
+
+def test_a_taken_port_is_told_before_a_cluster_is_started(tmp_path: Path) -> None:
+    from jobs.serving_cluster import serving_cluster
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(SpecError, match="something listens"),
+            serving_cluster(None, port=port, cpus=1, folder=tmp_path),
+        ):
+            pass
