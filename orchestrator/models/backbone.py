@@ -55,6 +55,7 @@ class Backbone(nn.Module):
 
     A frozen stage is in eval mode whatever `train()` says; see `freezing.set_trainable`, which owns
     `trainable` and `batch_norm_adapts`. A new backbone is in eval mode with everything trainable.
+    Where it has adapters (`adapters.add_adapters`), nothing else of it can train.
 
     Attributes:
         stages: Stage 0 is the stem, 1 … S the stages; closing conv and norm are inside the last.
@@ -86,6 +87,7 @@ class Backbone(nn.Module):
         self.trainable = frozenset(range(self.n_stages + 1))
         self.batch_norm_adapts = True
         self.origin: str | None = None
+        self.adapted = False
         self._channels_last = split.channels_last
         self._n_prefix_tokens = split.n_prefix_tokens
         names = {id(tensor): name for name, tensor in library.state_dict(keep_vars=True).items()}
@@ -104,6 +106,13 @@ class Backbone(nn.Module):
         """The parameters of stage 0 … S."""
         for module in self.modules_of(stage):
             yield from module.parameters()
+
+    def movable_parameters_of(self, stage: int) -> Iterator[nn.Parameter]:
+        """Those that training may move: all of a stage, or its adapters where there are some."""
+        for module in self.modules_of(stage):
+            for name, parameter in module.named_parameters():
+                if not self.adapted or is_adapter(name):
+                    yield parameter
 
     def feature_width(self, pooling: Pooling = "last") -> int:
         """Columns of `features` under a pooling."""
@@ -346,6 +355,11 @@ def on_meta(module: nn.Module, x: Any) -> Any:
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     return functional_call(module, shapes, (x,))
+
+
+def is_adapter(tensor_name: str) -> bool:
+    """Whether a tensor of a module is an adapter's, by peft's name for it."""
+    return ".lora_" in tensor_name
 
 
 def batch_norms(module: nn.Module) -> Iterator[nn.Module]:

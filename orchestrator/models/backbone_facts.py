@@ -19,6 +19,7 @@ import torchvision
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
+from orchestrator.models.adapters import takes_adapters
 from orchestrator.models.backbone import Backbone
 from orchestrator.models.expression import expression_of
 from orchestrator.models.library_model import library_model, split_model, torchvision_name
@@ -36,6 +37,7 @@ COLUMNS = (
     "interpolation",
     "mean",
     "std",
+    "takes_adapters",
 )
 Row = list[Any]
 
@@ -70,6 +72,7 @@ def facts_row(name: str) -> Row:
         contract.interpolation,
         list(contract.mean),
         list(contract.std),
+        takes_adapters(backbone),
     ]
 
 

@@ -17,6 +17,8 @@ def set_trainable(
 ) -> None:
     """Makes exactly these stages trainable and freezes the others, gradients included.
 
+    In a backbone with adapters it is those of the stages that train, and nothing else of them.
+
     The mode (train or eval) of the backbone stays; in train mode, dropout and stochastic depth of
     trainable stages are active.
 
@@ -32,9 +34,10 @@ def set_trainable(
     backbone.trainable = chosen
     backbone.batch_norm_adapts = batch_norm == "adapt"
     for stage in known:
+        movable = set(backbone.movable_parameters_of(stage)) if stage in chosen else set()
         for parameter in backbone.parameters_of(stage):
-            parameter.requires_grad_(stage in chosen)
-            if stage not in chosen:
+            parameter.requires_grad_(parameter in movable)
+            if parameter not in movable:
                 parameter.grad = None
     backbone.train(backbone.training)
 
@@ -49,15 +52,18 @@ def assert_frozen(backbone: Backbone) -> None:
 
     Raises:
         AssertionError: A frozen stage has a module in train mode, a parameter that requires or has
-            a gradient, or a batch norm follows the data though statistics are frozen.
+            a gradient, what adapters stand beside has one, or a batch norm follows the data though
+            statistics are frozen.
     """
     for stage in set(range(backbone.n_stages + 1)) - backbone.trainable:
         for module in backbone.modules_of(stage):
             training = [name for name, child in module.named_modules() if child.training]
             assert not training, f"frozen stage {stage} is in train mode: {training[:3]}"
-        for parameter in backbone.parameters_of(stage):
-            assert not parameter.requires_grad, f"frozen stage {stage} requires a gradient"
-            assert parameter.grad is None, f"frozen stage {stage} has a gradient"
+    for stage in range(backbone.n_stages + 1):
+        movable = set(backbone.movable_parameters_of(stage) if stage in backbone.trainable else ())
+        for parameter in set(backbone.parameters_of(stage)) - movable:
+            assert not parameter.requires_grad, f"frozen: stage {stage} requires a gradient"
+            assert parameter.grad is None, f"frozen: stage {stage} has a gradient"
     if not backbone.batch_norm_adapts:
         drifting = [norm for norm in batch_norms(backbone) if norm.training]
         assert not drifting, f"{len(drifting)} batch norms are in train mode"

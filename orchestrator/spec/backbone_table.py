@@ -56,6 +56,7 @@ class BackboneFacts:
         multi_scale_width: Columns of the features that `pooling: multi-scale` gives.
         input: How images or texts must be prepared, at the native size.
         n_parameters: Of the backbone, without any classifier.
+        takes_adapters: Whether every stage has attention that low-rank adapters fit beside.
         best_for: A few words for the recommended ones, else empty.
     """
 
@@ -66,6 +67,7 @@ class BackboneFacts:
     multi_scale_width: int
     n_parameters: int
     input: Contract
+    takes_adapters: bool
     best_for: str = ""
 
 
@@ -92,6 +94,7 @@ def facts_for(name: str) -> BackboneFacts:
         multi_scale_width=row["multi_scale_width"],
         n_parameters=row["n_parameters"],
         input=contract,
+        takes_adapters=row["takes_adapters"],
         best_for=BEST_FOR.get(name, ""),
     )
 

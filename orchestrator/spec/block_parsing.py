@@ -30,7 +30,11 @@ MOST = 1e300  # no bound of a range is larger; infinities are not
 FORMS = "a value, a list, {choice: […]}, {log: [a, b]}, {uniform: [a, b]} or {int: [a, b]}"
 
 # The parameters that a StrategyParams checks against each other.
-TOGETHER = (("accumulate", "batch_size"), ("stage_decay", "thirds"))
+TOGETHER = (
+    ("accumulate", "batch_size"),
+    ("stage_decay", "thirds"),
+    ("adapter", "lora_rank", "lora_alpha", "lora_dropout", "batch_norm"),
+)
 
 
 def common_parameters(modality: Modality) -> set[str]:
@@ -39,11 +43,17 @@ def common_parameters(modality: Modality) -> set[str]:
 
 
 def no_such_parameter(name: object, allowed: Collection[str], modality: Modality) -> str:
-    """Why `name` is refused, to follow the name of a strategy."""
+    """Why `defaults` may not set `name`."""
+    elsewhere = of_another_task(name, modality)
+    return elsewhere or f"no strategy has this parameter.{nearest(name, allowed)}"
+
+
+def of_another_task(name: object, modality: Modality) -> str:
+    """Why a parameter that another kind of input has is refused; empty where it is none."""
     owner = ONLY_FOR.get(str(name), modality)
-    if owner != modality:
-        return f"has it for {modality} tasks: {name} is for {owner} tasks. Leave it out"
-    return f"has this parameter.{nearest(name, allowed)}"
+    if owner == modality:
+        return ""
+    return f"{name} is for {owner} tasks, and this one is for {modality}s. Leave it out"
 
 
 def parse_block(
@@ -103,6 +113,7 @@ def parse_block(
     block = Block(strategy=name, dimensions=dims, modality=modality)
     if len(faults) == before:
         faults += _depth_faults(block, key) + _length_faults(block, key)
+        faults += _adapter_faults(block, key)
         faults += _combination_faults(block, key)
     return block if len(faults) == before else None
 
@@ -116,8 +127,8 @@ def _parameters(cls: type[StrategyParams], modality: Modality) -> list[str]:
 
 
 def _unknown(strategy: str, name: object, allowed: Sequence[str], modality: Modality) -> str:
-    if ONLY_FOR.get(str(name), modality) != modality:
-        return f"{strategy} {no_such_parameter(name, allowed, modality)}"
+    if elsewhere := of_another_task(name, modality):
+        return elsewhere
     owners = [s for s, cls in STRATEGIES.items() if name in _parameters(cls, modality)]
     belongs = f" It belongs to {listing(owners)}." if owners else ""
     return f"{strategy} has no such parameter.{nearest(name, allowed)}{belongs}"
@@ -241,6 +252,23 @@ def _depth_faults(block: Block, key: str) -> list[Fault]:
                 )
             )
     return faults
+
+
+def _adapter_faults(block: Block, key: str) -> list[Fault]:
+    """Adapters beside an attention that a backbone does not have."""
+    dim = block.dimensions.get("adapter")
+    if dim is None or "lora" not in dim.extremes:
+        return []
+    lacking = [
+        spec.name
+        for content in block.dimensions["backbone"].extremes
+        if not facts_of(spec := BackboneSpec.model_validate(content)).takes_adapters
+    ]
+    told = (
+        "lora needs query and value projections in every stage, which {} does not have. Use a "
+        "vision transformer of timm, such as vit_base_patch16_224, or adapter: none"
+    )
+    return [Fault(f"{key}.adapter", told.format(name)) for name in lacking]
 
 
 def _length_faults(block: Block, key: str) -> list[Fault]:

@@ -262,6 +262,7 @@ def _facts(spec: BackboneSpec) -> BackboneFacts:
         multi_scale_width=multi_scale,
         n_parameters=n_parameters,
         input=contract,
+        takes_adapters=False,  # the projections are one bare parameter
         best_for=BEST_FOR.get(spec.name, ""),
     )
 

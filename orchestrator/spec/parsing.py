@@ -105,7 +105,8 @@ def notes_on(spec: SweepSpec) -> list[str]:
     """One sentence for each value outside the ranges that usually work; allowed all the same."""
     notes = []
     for number, block in enumerate(spec.search):
-        for name, (low, high) in usual_ranges(block.strategy, block.modality).items():
+        usual_here = usual_ranges(block.strategy, block.modality, block.adapter)
+        for name, (low, high) in usual_here.items():
             dim = block.dimensions.get(name)
             if dim is None:
                 continue
@@ -148,7 +149,7 @@ def _blocks(
     modality = _modality(raw.get("task"))
     allowed = common_parameters(modality)
     faults += [
-        Fault(f"defaults.{k}", f"no strategy {no_such_parameter(k, allowed, modality)}")
+        Fault(f"defaults.{k}", no_such_parameter(k, allowed, modality))
         for k in defaults
         if k not in allowed
     ]

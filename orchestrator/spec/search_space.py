@@ -8,7 +8,7 @@ from pydantic import Field
 
 from orchestrator.spec.frozen import Frozen, digest_of
 from orchestrator.spec.parts import Modality
-from orchestrator.spec.strategy import STRATEGIES, StrategyParams
+from orchestrator.spec.strategy import STRATEGIES, Adapter, StrategyParams
 from orchestrator.spec.vetted import defaults_for
 
 
@@ -103,9 +103,15 @@ class Block(Frozen):
         defaults = self.defaults()
         return {name: dim.clamp(defaults.get(name)) for name, dim in self.dimensions.items()}
 
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter of all its trials; `none` where only some of them have one."""
+        dim = self.dimensions.get("adapter")
+        return "lora" if dim is not None and dim.extremes == ["lora"] else "none"
+
     def defaults(self) -> dict[str, Any]:
         """The vetted default of each of the strategy's parameters."""
-        return defaults_for(self.strategy, self.modality)
+        return defaults_for(self.strategy, self.modality, self.adapter)
 
 
 def is_number(value: Any) -> bool:

@@ -2,15 +2,16 @@
 
 One class a strategy; its fields are the parameters that a search block of that strategy may name,
 and their defaults are the vetted ones for images: trial 0 of every block. What is another for texts
-is in `vetted.py`; the two are the only home of defaults.
+or adapters is in `vetted.py`; the two are the only home of defaults.
 
 Sources: two-phase rule and rates, Howard & Ruder (ULMFiT, ACL 2018) and fast.ai's rule of three;
-warm-up of the head before the trunk moves, Kumar et al. (LP-FT, ICLR 2022).
+warm-up of the head before the trunk moves, Kumar et al. (LP-FT, ICLR 2022); low-rank adapters, Hu
+et al. (LoRA, ICLR 2022).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,6 +25,7 @@ Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "step", "cosine", "onecycle", "linear-warm-up-cosine"]
 Augment = Literal["none", "light", "standard", "trivial"]
 BatchNorm = Literal["frozen", "adapt"]
+Adapter = Literal["none", "lora"]
 WarmUp = Literal["bank", "own"]
 Pooling = Literal["last", "mean", "multi-scale"]
 Views = Literal["fresh", 1, 2, 4, 8]
@@ -223,6 +225,10 @@ class FineTuning(StrategyParams):
         return self.backbone_lr
 
 
+# The shape for RoBERTa base in Hu et al. (LoRA, ICLR 2022), table 9.
+LORA_SHAPE: dict[str, Any] = {"lora_rank": 8, "lora_alpha": 8, "lora_dropout": 0.0}
+
+
 class Partial(FineTuning):
     """B: a head warm-up, then the last `unfreeze` stages with rates that rise towards the head."""
 
@@ -233,6 +239,43 @@ class Partial(FineTuning):
         0.5, description="factor from each stage to the one before it"
     )
     epochs: Epochs = Field(15, description="epochs after the warm-up")
+    adapter: Adapter = Field(
+        "none",
+        description="what of these stages learns: all of it, or low-rank adapters beside the query "
+        "and value projections of their attention, which are merged into them in the end",
+    )
+    lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="rank of an adapter; only with adapter: lora"
+    )
+    lora_alpha: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="an adapter's output counts lora_alpha / lora_rank times; likewise"
+    )
+    lora_dropout: Fraction | None = Field(
+        None, description="dropout of what an adapter reads; likewise"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adapters_have_a_shape(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("adapter") == "lora":
+            given = {name: value for name, value in data.items() if value is not None}
+            return {**data, **LORA_SHAPE, **given}
+        return data
+
+    @model_validator(mode="after")
+    def _adapters_only_where_asked_for(self) -> Partial:
+        if self.adapter == "none":
+            for name in LORA_SHAPE:
+                if (value := getattr(self, name)) is not None:
+                    raise ValueError(
+                        f"{name} {value} is for adapter: lora. Leave it out, or give adapter: lora "
+                        "a block of its own"
+                    )
+        elif self.batch_norm == "adapt":
+            raise ValueError(
+                "batch_norm: adapt moves what adapter: lora leaves as pretrained. Use frozen"
+            )
+        return self
 
 
 class Full(FineTuning):

@@ -98,6 +98,7 @@ def encoder_facts(spec: BackboneSpec) -> BackboneFacts:
         multi_scale_width=2 * width * n_layers,
         n_parameters=_n_parameters(config, n_layers, width),
         input=contract,
+        takes_adapters=True,  # of every family
     )
 
 

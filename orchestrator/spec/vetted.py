@@ -1,7 +1,8 @@
-"""What is vetted by kind of input: defaults of texts, and the ranges that usually work.
+"""What is vetted by kind of input: defaults of texts and adapters, and ranges that usually work.
 
 Sources: the transformer column of Howard & Ruder (ULMFiT, ACL 2018) and Devlin et al. (BERT, NAACL
-2019) for rates, warm-up and epochs; layer-wise decay as in Clark et al. (ELECTRA, ICLR 2020).
+2019) for rates, warm-up and epochs; layer-wise decay as in Clark et al. (ELECTRA, ICLR 2020);
+adapters as for RoBERTa in Hu et al. (LoRA, ICLR 2022), table 9.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.spec.parts import Modality
-from orchestrator.spec.strategy import STRATEGIES
+from orchestrator.spec.strategy import LORA_SHAPE, STRATEGIES, Adapter
 
 # Parameters that one kind of input alone has.
 ONLY_FOR: dict[str, Modality] = {
@@ -51,21 +52,35 @@ TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def defaults_for(strategy: str, modality: Modality) -> dict[str, Any]:
+# Where it is another for adapters, whatever the input: one rate for all of them and the head.
+LORA_DEFAULTS: dict[str, Any] = {
+    **LORA_SHAPE,
+    "adapter": "lora",
+    "backbone_lr": 4e-4,
+    "head_lr": 4e-4,
+    "stage_decay": None,
+}
+
+
+def defaults_for(strategy: str, modality: Modality, adapter: Adapter = "none") -> dict[str, Any]:
     """The vetted default of every parameter of a strategy, for one kind of input."""
     fields = STRATEGIES[strategy].model_fields
     defaults = {name: field.default for name, field in fields.items() if name != "strategy"}
-    return defaults | (TEXT_DEFAULTS[strategy] if modality == "text" else {})
+    return defaults | _instead(strategy, modality, adapter)
 
 
 def with_defaults(strategy: str, modality: Modality, given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` with the defaults that its kind of input has instead of the class's own."""
-    if modality == "image":
-        return dict(given)
-    defaults = dict(TEXT_DEFAULTS[strategy])
+    """`given` with the defaults that it has instead of the class's own."""
+    defaults = _instead(strategy, modality, given.get("adapter", "none"))
     if given.get("thirds"):
         defaults["stage_decay"] = None  # the one that is given replaces the other
     return {**defaults, **given}
+
+
+def _instead(strategy: str, modality: Modality, adapter: Adapter) -> dict[str, Any]:
+    """The defaults that are not the class's own."""
+    of_input = TEXT_DEFAULTS[strategy] if modality == "text" else {}
+    return {**of_input, **(LORA_DEFAULTS if adapter == "lora" else {})}
 
 
 # The ranges of the facts table: (low, high). A value outside is allowed and noted.
@@ -107,8 +122,19 @@ USUAL_RANGES: dict[str, dict[str, tuple[float, float]]] = {
 }
 
 
-def usual_ranges(strategy: str, modality: Modality) -> dict[str, tuple[float, float]]:
+LORA_RANGES: dict[str, tuple[float, float]] = {
+    "head_lr": (2e-4, 5e-4),
+    "backbone_lr": (2e-4, 5e-4),
+    "lora_rank": (4, 64),
+}
+
+
+def usual_ranges(
+    strategy: str, modality: Modality, adapter: Adapter = "none"
+) -> dict[str, tuple[float, float]]:
     """What usually works for a strategy: (low, high) by parameter."""
     if modality == "image":
-        return USUAL_RANGES[strategy]
-    return TEXT_RANGES if strategy in ("partial", "full") else {}
+        usual = USUAL_RANGES[strategy]
+    else:
+        usual = TEXT_RANGES if strategy in ("partial", "full") else {}
+    return {**usual, **(LORA_RANGES if adapter == "lora" else {})}

@@ -13,6 +13,7 @@ from orchestrator.data.examples import Examples
 from orchestrator.errors import IntegrityError
 from orchestrator.features.network_inputs import network_inputs
 from orchestrator.features.store import batched
+from orchestrator.models.adapters import merge_adapters
 from orchestrator.models.backbone import Backbone
 from orchestrator.models.classifier import build_classifier_head, mean_over_views
 from orchestrator.models.placing import placed
@@ -25,7 +26,7 @@ from orchestrator.training.trial import load_trained
 
 
 def trained_network(experiment: Experiment, backbone: Backbone, checkpoint: Path) -> Network:
-    """The network that a checkpoint describes, in eval mode.
+    """The network that a checkpoint describes, in eval mode, its adapters merged.
 
     Args:
         experiment: Whose checkpoint it is.
@@ -42,6 +43,8 @@ def trained_network(experiment: Experiment, backbone: Backbone, checkpoint: Path
         raise IntegrityError(f"the checkpoint {checkpoint} is missing or damaged")
     network = Network(backbone, head, strategy)
     load_trained(network, found)
+    if backbone.adapted:
+        merge_adapters(backbone)
     return network.eval()
 
 

@@ -4,14 +4,38 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from orchestrator.models.backbone import Prefix
+from orchestrator.models.adapters import add_adapters
+from orchestrator.models.backbone import Backbone, Prefix, is_adapter
 from orchestrator.models.classifier import Classifier
-from orchestrator.models.freezing import set_trainable
+from orchestrator.models.freezing import last_stages, set_trainable
+from orchestrator.models.head import Head
+from orchestrator.spec.strategy import Partial, StrategyParams
 from orchestrator.training.phases import Phase
 
 
 class Network(Classifier):
-    """A Classifier whose stages are frozen and freed phase by phase."""
+    """A Classifier whose stages are frozen and freed phase by phase.
+
+    Args:
+        backbone: Its own modules, changed by training; it gets the adapters that `params` name.
+        head: Fits the backbone's features.
+        params: The strategy.
+    """
+
+    def __init__(self, backbone: Backbone, head: Head, params: StrategyParams) -> None:
+        super().__init__(backbone, head, params)
+        if isinstance(params, Partial) and params.adapter == "lora":
+            assert params.lora_rank is not None
+            assert params.lora_alpha is not None
+            assert params.lora_dropout is not None
+            add_adapters(
+                backbone,
+                last_stages(backbone, params.unfreeze),
+                rank=params.lora_rank,
+                alpha=params.lora_alpha,
+                dropout=params.lora_dropout,
+                seed=params.seed,
+            )
 
     def module_for(self, phase: Phase, cut: int | None) -> nn.Module:
         """What runs in a phase: the head on features, the stages after a cut, or everything.
@@ -30,7 +54,7 @@ class Network(Classifier):
         self.head.requires_grad_(True)
 
     def trained_tensors(self, phases: tuple[Phase, ...]) -> dict[str, Tensor]:
-        """The tensors that these phases can change: the head's, and those of moving stages.
+        """The tensors that these phases can change: the head's, and what moves of the stages.
 
         They are all that a checkpoint needs beside the backbone's pretrained weights.
         """
@@ -42,6 +66,7 @@ class Network(Classifier):
             name: tensor
             for name, tensor in self.state_dict().items()
             if name.startswith(tuple(prefixes))
+            and (name.startswith("head.") or not self.backbone.adapted or is_adapter(name))
         }
 
     def counts(self) -> tuple[int, int]:

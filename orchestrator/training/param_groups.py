@@ -40,7 +40,7 @@ def param_groups(network: Network, phase: Phase) -> tuple[ParamGroup, ...]:
     groups: list[ParamGroup] = []
     for stage in sorted(phase.stage_lrs):
         name = "stem" if stage == 0 else f"stage{stage}"
-        parameters = network.backbone.parameters_of(stage)
+        parameters = network.backbone.movable_parameters_of(stage)
         groups += _split(name, phase.stage_lrs[stage], phase.weight_decay, parameters)
     groups += head_groups(network.head, phase)
     _assert_exact_cover(network, groups)

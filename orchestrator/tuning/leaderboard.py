@@ -84,6 +84,12 @@ def write_leaderboard(
     return content
 
 
+def _told_apart(record: Record) -> dict[str, Any]:
+    """What two blocks of one strategy may differ in without searching it."""
+    adapter = record.params.get("adapter", "none")
+    return {} if adapter == "none" else {"adapter": adapter}
+
+
 def _row(rank: int, start: TrialStart, record: Record) -> dict[str, Any]:
     return {
         "rank": rank,
@@ -93,7 +99,7 @@ def _row(rank: int, start: TrialStart, record: Record) -> dict[str, Any]:
         "block": start.block,
         "strategy": record.experiment.strategy.strategy,
         "backbone": record.experiment.backbone.name,
-        "searched": start.searched,
+        "searched": _told_apart(record) | start.searched,
         "default": start.default,
         "objective": record.objective,
         "validation": record.validation,

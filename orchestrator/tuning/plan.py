@@ -161,6 +161,7 @@ def _cost_key(part: Part) -> str:
         "size": part.experiment.input.size,
         "strategy": strategy.strategy,
         "unfreeze": getattr(strategy, "unfreeze", None),
+        "adapter": getattr(strategy, "adapter", "none"),
         "cut": part.cut,
         "precision": strategy.precision,
         "threads": torch.get_num_threads(),

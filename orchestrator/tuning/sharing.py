@@ -41,6 +41,7 @@ SHAPING = (
     "views",
     "predict_views",
     "unfreeze",
+    "adapter",
     "augment",
     "stored_precision",
 )

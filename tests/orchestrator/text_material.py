@@ -35,7 +35,7 @@ def tiny_tokenizer(extra: int = 0) -> Tokenizer:
     return tokenizer
 
 
-def write_encoder(folder: Path, *, n_layers: int = 3, seed: int = 0) -> Path:
+def write_encoder(folder: Path, *, n_layers: int = 3, seed: int = 0, dropout: float = 0.1) -> Path:
     """A BERT of three layers and width 32 with random weights."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer()
@@ -47,6 +47,8 @@ def write_encoder(folder: Path, *, n_layers: int = 3, seed: int = 0) -> Path:
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=64,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

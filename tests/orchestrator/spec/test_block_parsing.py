@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.spec.backbone_table import facts_for
+from orchestrator.spec.parsing import notes_on
 from orchestrator.spec.search_space import Choice, Constant, Range
 from orchestrator.spec.strategy import STRATEGIES
 from orchestrator.spec.sweep import SweepSpec
@@ -17,6 +18,7 @@ Make = Callable[..., dict[str, Any]]
 Parse = Callable[[Any], SweepSpec]
 Faults = Callable[[Any], dict[str, str]]
 
+VIT = "vit_tiny_patch16_224"
 RESNET = {"name": "resnet18", "weights": "default"}
 
 
@@ -166,6 +168,54 @@ def test_values_that_can_meet_are_taken(
     block: Make, parse: Parse, strategy: str, parameters: dict[str, Any]
 ) -> None:
     assert parse(block(strategy, **parameters)).search[0].vetted().keys() >= parameters.keys()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({"lora_rank": 8}, "lora_rank 8 is for adapter: lora. Leave it out"),
+        ({"adapter": ["none", "lora"], "lora_alpha": {"int": [4, 8]}}, "a block of its own"),
+        ({"adapter": "lora", "batch_norm": ["frozen", "adapt"]}, "Use frozen"),
+    ],
+    ids=str,
+)
+def test_what_adapters_have_needs_adapters_in_every_trial(
+    block: Make, faults: Faults, parameters: dict[str, Any], told: str
+) -> None:
+    [(key, message)] = faults(block("partial", backbone=VIT, **parameters)).items()
+
+    assert key == "search[0]"
+    assert told in message
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "torchvision/vit_b_16", [VIT, "resnet18"]])
+def test_adapters_need_attention(block: Make, faults: Faults, backbone: Any) -> None:
+    found = faults(block("partial", backbone=backbone, adapter=["none", "lora"]))
+
+    assert list(found) == ["search[0].adapter"]
+    lacking = "vit_b_16" if "vit_b_16" in backbone else "resnet18"
+    assert f"{lacking} does not have. Use a vision transformer" in found["search[0].adapter"]
+
+
+def test_a_block_of_adapters_has_their_defaults_and_one_that_searches_them_partials(
+    block: Make, parse: Parse
+) -> None:
+    rates = {"backbone_lr": {"log": [1e-6, 1e-2]}, "lora_rank": [4, 8, 16]}
+    [lora] = parse(block("partial", backbone=VIT, adapter="lora", **rates)).search
+    assert (lora.vetted()["backbone_lr"], lora.vetted()["lora_rank"]) == (4e-4, 8)
+    assert lora.defaults()["head_lr"] == 4e-4
+
+    [both] = parse(block("partial", backbone=VIT, adapter=["none", "lora"])).search
+    assert both.vetted()["adapter"] == "none"
+    assert both.defaults()["backbone_lr"] == 1e-4
+
+
+def test_a_rate_that_is_usual_for_adapters_is_no_note(block: Make, parse: Parse) -> None:
+    rate = {"backbone": VIT, "backbone_lr": 4e-4}
+
+    assert notes_on(parse(block("partial", adapter="lora", **rate))) == []
+    [note] = notes_on(parse(block("partial", **rate)))
+    assert "search[0].backbone_lr: 0.0004 lies outside" in note
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from orchestrator.spec.strategy import (
     Partial,
     Scratch,
 )
-from orchestrator.spec.vetted import USUAL_RANGES
+from orchestrator.spec.vetted import USUAL_RANGES, with_defaults
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
@@ -54,6 +54,45 @@ def test_the_vetted_defaults_are_those_of_the_facts_table() -> None:
     assert (c.warm_up_epochs, c.backbone_lr, c.thirds) == (5, 1e-4, (0.01, 0.1, 1.0))
     assert (c.head_lr, c.schedule, c.label_smoothing) == (1e-3, "onecycle", 0.1)
     assert (c.clip_norm, c.epochs) == (1.0, 20)
+
+
+def test_adapters_have_the_vetted_defaults_of_their_paper_and_partial_keeps_its_own() -> None:
+    for modality in ("image", "text"):
+        given = with_defaults("partial", modality, {"adapter": "lora"})
+        lora = Partial.model_validate(given)
+        assert (lora.lora_rank, lora.lora_alpha, lora.lora_dropout) == (8, 8, 0.0)
+        assert (lora.backbone_lr, lora.head_lr, lora.stage_decay) == (4e-4, 4e-4, None)
+        assert [lora.stage_lr(stage, 12) for stage in (1, 12)] == [4e-4, 4e-4]
+        plain = Partial.model_validate(with_defaults("partial", modality, {}))
+        expected = {"image": (1e-4, 3e-4, 0.5), "text": (2e-5, 5e-5, 0.9)}[modality]
+        assert (plain.backbone_lr, plain.head_lr, plain.stage_decay) == expected
+        assert (plain.lora_rank, plain.lora_alpha, plain.lora_dropout) == (None, None, None)
+        chosen = Partial.model_validate(
+            with_defaults("partial", modality, {"adapter": "lora", "thirds": (0.1, 0.5, 1.0)})
+        )
+        assert chosen.thirds == (0.1, 0.5, 1.0)
+
+
+def test_adapters_survive_json() -> None:
+    params = Partial(adapter="lora", lora_rank=4)
+    assert Partial.model_validate(params.to_json()) == params
+    assert (params.lora_rank, params.lora_alpha) == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"lora_rank": 4}, "lora_rank 4 is for adapter: lora"),
+        ({"lora_dropout": 0.0}, "lora_dropout 0.0 is for adapter: lora"),
+        ({"adapter": "lora", "batch_norm": "adapt"}, "Use frozen"),
+        ({"adapter": "lora", "lora_rank": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_a_shape_without_adapters_and_moving_statistics_beside_them_are_refused(
+    values: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Partial.model_validate(values)
 
 
 def test_resnet50_in_thirds_has_the_rates_of_the_facts_table() -> None:

@@ -10,6 +10,8 @@ import torch
 
 from orchestrator.data.examples import Examples
 from orchestrator.features.store import FeatureStore
+from orchestrator.spec.parts import BackboneSpec
+from tests.orchestrator.training.small_texts import small_encoder, small_texts
 from tests.orchestrator.training.small_trials import MakeIO, write_examples
 
 
@@ -35,3 +37,24 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
 @pytest.fixture
 def make_io(examples: Examples, store: FeatureStore, tmp_path: Path) -> MakeIO:
     return MakeIO(examples, store, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> BackboneSpec:
+    return small_encoder(tmp_path_factory.mktemp("encoder"), dropout=0.1)
+
+
+@pytest.fixture(scope="session")
+def plain_encoder(tmp_path_factory: pytest.TempPathFactory) -> BackboneSpec:
+    """The same without dropout: the same units, however the batches are computed."""
+    return small_encoder(tmp_path_factory.mktemp("plain"), dropout=0.0)
+
+
+@pytest.fixture(scope="session")
+def texts(encoder: BackboneSpec, tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    return small_texts(tmp_path_factory.mktemp("texts"), encoder)
+
+
+@pytest.fixture
+def make_text_io(texts: Examples, store: FeatureStore, tmp_path: Path) -> MakeIO:
+    return MakeIO(texts, store, tmp_path)

@@ -18,8 +18,11 @@ from torch.multiprocessing.spawn import start_processes
 from orchestrator.data.examples import Examples
 from orchestrator.features.store import FeatureStore
 from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.parts import BackboneSpec
 from orchestrator.spec.strategy import FeatureExtraction, Full, Partial, Strategy
+from orchestrator.spec.vetted import with_defaults
 from orchestrator.training.workers import Workers
+from tests.orchestrator.training.small_texts import partial_of, text_experiment_of
 from tests.orchestrator.training.small_trials import (
     CPU,
     MakeIO,
@@ -62,6 +65,32 @@ ALIKE: dict[str, Strategy] = {
         unfreeze=1, warm_up_epochs=0, epochs=1, batch_size=5, optimizer="sgd", pooling="multi-scale"
     ),
 }
+# 42 texts in batches of 5: of the last batch, of two, each worker has one.
+ALIKE_TEXTS: dict[str, Strategy] = {
+    "text": Full.model_validate(
+        with_defaults(
+            "full", "text", {"warm_up_epochs": 1, "epochs": 1, "batch_size": 5, "optimizer": "sgd"}
+        )
+    ),
+    "stored-text": partial_of(
+        unfreeze=2,
+        batch_size=5,
+        accumulate=2,
+        optimizer="sgd",
+        views=2,
+        predict_views=2,
+        pooling="multi-scale",
+        stored_precision="fp32",
+    ),
+    "adapters": partial_of(
+        unfreeze=2,
+        batch_size=5,
+        epochs=1,
+        optimizer="sgd",
+        adapter="lora",
+        stored_precision="fp32",
+    ),
+}
 DIVERGING = Full(
     warm_up_epochs=1,
     epochs=2,
@@ -80,10 +109,14 @@ FOUR_EPOCHS = FeatureExtraction(epochs=4, batch_size=4)
 
 @dataclass(frozen=True)
 class Job:
-    """A trial of the pair, and the epoch after which each rank is told to stop, 0 for never."""
+    """A trial of the pair on the data set in a folder.
+
+    `stop_epochs` are the epochs after which each rank is told to stop, 0 for never.
+    """
 
     name: str
     experiment: Experiment
+    data: Path
     stop_epochs: tuple[int, int] = (0, 0)
 
     def report(self, rank: int) -> Report | None:
@@ -91,16 +124,15 @@ class Job:
         return stops_after(epoch, "asha") if epoch else None
 
 
-def work(rank: int, root: Path, data: Path, store: Path, jobs: list[Job]) -> None:
+def work(rank: int, root: Path, store: Path, jobs: list[Job]) -> None:
     """What each of the two processes does."""
     torch.set_num_threads(1)
     rendezvous = f"file://{root / 'rendezvous'}"
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    examples = Examples.open(data)
     for job in jobs:
         io = MemoryIO(
             job.experiment,
-            examples,
+            Examples.open(job.data),
             FeatureStore(store),
             root / job.name,
             on_report=job.report(rank),
@@ -138,26 +170,39 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(examples: Examples, store: FeatureStore, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def pair(
+    examples: Examples,
+    texts: Examples,
+    plain_encoder: BackboneSpec,
+    store: FeatureStore,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Pair:
     root = tmp_path_factory.mktemp("pair")
-    four = experiment_of(FOUR_EPOCHS, examples)
+
+    def job(name: str, strategy: Strategy, stop_epochs: tuple[int, int] = (0, 0)) -> Job:
+        return Job(name, experiment_of(strategy, examples), examples.folder, stop_epochs)
+
     jobs = [
-        *(Job(name, experiment_of(strategy, examples)) for name, strategy in ALIKE.items()),
-        Job("diverging", experiment_of(DIVERGING, examples)),
-        Job("adapting", experiment_of(ADAPTING, examples)),
-        Job("dropping", experiment_of(DROPPING, examples)),
-        Job("stopped", four, stop_epochs=(2, 0)),
-        Job("told-in-vain", four, stop_epochs=(0, 2)),
+        *(job(name, strategy) for name, strategy in ALIKE.items()),
+        *(
+            Job(name, text_experiment_of(strategy, texts, plain_encoder), texts.folder)
+            for name, strategy in ALIKE_TEXTS.items()
+        ),
+        job("diverging", DIVERGING),
+        job("adapting", ADAPTING),
+        job("dropping", DROPPING),
+        job("stopped", FOUR_EPOCHS, stop_epochs=(2, 0)),
+        job("told-in-vain", FOUR_EPOCHS, stop_epochs=(0, 2)),
     ]
-    for job in jobs:  # the features are there before two processes would compute them at once
-        io = MemoryIO(job.experiment, examples, store, root / "unused")
-        rows = examples.indices("train")
-        for view in range(job.experiment.strategy.n_views):
+    for some in jobs:  # the features are there before two processes would compute them at once
+        strategy = some.experiment.strategy
+        io = MemoryIO(some.experiment, Examples.open(some.data), store, root / "unused")
+        rows = io.examples.indices("train")
+        for view in range(max(strategy.n_views, strategy.predict_views)):
             io.features(rows, view)
-            if job.name == "stored":
-                io.activations(rows, io.used.deepest_cut(2) or 0, view)
-    arguments = (root, examples.folder, store.root, jobs)
-    start_processes(work, args=arguments, nprocs=2, start_method="spawn")
+            if strategy.inputs_recur and isinstance(strategy, Partial):
+                io.activations(rows, io.used.deepest_cut(strategy.unfreeze) or 0, view)
+    start_processes(work, args=(root, store.root, jobs), nprocs=2, start_method="spawn")
     return Pair(root)
 
 
@@ -166,7 +211,19 @@ def test_two_workers_end_with_the_weights_and_metrics_of_one(
     pair: Pair, make_io: MakeIO, name: str
 ) -> None:
     experiment = experiment_of(ALIKE[name], make_io.examples)
-    one, two = run_small(experiment, make_io(experiment)), pair.outcome(name)
+    assert_alike(run_small(experiment, make_io(experiment)), pair.outcome(name))
+
+
+@pytest.mark.parametrize("name", list(ALIKE_TEXTS))
+def test_two_workers_are_one_for_texts(
+    pair: Pair, make_text_io: MakeIO, plain_encoder: BackboneSpec, name: str
+) -> None:
+    experiment = text_experiment_of(ALIKE_TEXTS[name], make_text_io.examples, plain_encoder)
+    assert_alike(run_small(experiment, make_text_io(experiment)), pair.outcome(name))
+
+
+def assert_alike(one: Outcome, two: Outcome) -> None:
+    """Asserts that two outcomes are equal but for rounding."""
     assert one.result.phases == two.result.phases
     for ours, theirs in zip(one.result.epochs, two.result.epochs, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
@@ -176,7 +233,7 @@ def test_two_workers_end_with_the_weights_and_metrics_of_one(
     np.testing.assert_allclose(two.probs, one.probs, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [*ALIKE, "adapting", "stopped"])
+@pytest.mark.parametrize("name", [*ALIKE, *ALIKE_TEXTS, "adapting", "stopped"])
 def test_both_workers_hold_the_same_network_bit_for_bit(pair: Pair, name: str) -> None:
     first, second = pair.outcome(name, 0), pair.outcome(name, 1)
     assert all(torch.equal(t, second.backbone[n]) for n, t in first.backbone.items())
