@@ -35,6 +35,7 @@ EXAMPLES = (
     ),
 )
 URL = "http://127.0.0.1:8000"
+EXAMPLE, DATA = "By example", "Data"  # sections that are no tag of the document
 
 
 def docs_page(document: Json) -> str:
@@ -55,7 +56,7 @@ def docs_page(document: Json) -> str:
             '<nav aria-label="Endpoint"><a class="home" href=".">Transfer Orchestrator</a>',
             '<a href="openapi.json">OpenAPI</a></nav><main><header>',
             f'<p class="kicker">Version {escape(info["version"])}</p><h1>The API</h1>',
-            f'<p class="lead">{_prose(info["description"])}</p></header>',
+            f'<p class="lead">{_prose(info["description"])}</p>{_contents(tags)}</header>',
             _keys(),
             _examples(),
             *(_tag(tag, document["paths"]) for tag in tags),
@@ -63,6 +64,19 @@ def docs_page(document: Json) -> str:
             "</main></body></html>",
         ]
     )
+
+
+def _contents(tags: Iterable[str]) -> str:
+    links = (f'<a href="#{_anchor(one)}">{escape(one)}</a>' for one in (EXAMPLE, *tags, DATA))
+    return f'<p class="contents">{" ".join(links)}</p>'
+
+
+def _anchor(title: str) -> str:
+    return escape(title.lower().replace(" ", "-"))
+
+
+def _section(title: str, content: str) -> str:
+    return f'<section id="{_anchor(title)}"><h2>{escape(title)}</h2>{content}</section>'
 
 
 def _keys() -> str:
@@ -77,7 +91,7 @@ def _examples() -> str:
         f"<dt>{escape(title)}</dt><dd><pre tabindex=0>{escape(text.format(url=URL))}</pre></dd>"
         for title, text in EXAMPLES
     )
-    return f'<section><h2>By example</h2><dl class="examples">{found}</dl></section>'
+    return _section(EXAMPLE, f'<dl class="examples">{found}</dl>')
 
 
 def _tag(tag: str, paths: Json) -> str:
@@ -87,7 +101,7 @@ def _tag(tag: str, paths: Json) -> str:
         for method, operation in methods.items()
         if tag in operation["tags"]
     ]
-    return f"<section><h2>{escape(tag)}</h2>{''.join(found)}</section>"
+    return _section(tag, "".join(found))
 
 
 def _operation(method: str, path: str, operation: Json) -> str:
@@ -128,7 +142,7 @@ def _row(head: str, kind: str, note: str, *, raw: bool = False) -> str:
 
 def _schemas(schemas: Json) -> str:
     found = "".join(_schema(name, schema) for name, schema in sorted(schemas.items()))
-    return f"<section><h2>Data</h2>{found}</section>"
+    return _section(DATA, found)
 
 
 def _schema(name: str, schema: Json) -> str:
