@@ -441,7 +441,7 @@ function explainer(input, model, label, box, passage) {
   return make("div", { class: "explain" }, button, note);
 }
 
-// The map covers what the model sees: the middle of the image, a square of its shorter side.
+// The map covers what the model sees: the middle of the image, of its shorter side or of both.
 function overlay(box, { rows, cols, values }, { input = {} }) {
   const most = Math.max(1e-9, ...values.flat().map(Math.abs));
   const canvas = make("canvas", { width: String(cols), height: String(rows), role: "img", "aria-label": "what speaks for it" });
@@ -454,9 +454,10 @@ function overlay(box, { rows, cols, values }, { input = {} }) {
   context.putImageData(pixels, 0, 0);
   const frame = box.querySelector(".frame");
   const { naturalWidth, naturalHeight } = frame.querySelector("img") || {};
-  const side = (input.crop_fraction || 1) * Math.min(naturalWidth, naturalHeight);
-  canvas.style.setProperty("--wide", String(side / naturalWidth));
-  canvas.style.setProperty("--high", String(side / naturalHeight));
+  const shorter = Math.min(naturalWidth, naturalHeight);
+  const [wide, high] = input.resize === "squash" ? [1, 1] : [shorter / naturalWidth, shorter / naturalHeight];
+  canvas.style.setProperty("--wide", String((input.crop_fraction || 1) * wide));
+  canvas.style.setProperty("--high", String((input.crop_fraction || 1) * high));
   frame.classList.add("explained");
   frame.append(canvas);
   return () => {
