@@ -14,9 +14,9 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
-from serve.settings import AppSettings
 
 from serve import metrics
+from serve.settings import AppSettings
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 
 LOADED = "!document.getElementById('ask').hidden"
 TITLES = "[...document.querySelectorAll('.said h2')].map(h => h.textContent)"
+TEXT = "the cat 🎉 and one dog"  # 🎉 is one character to Python, two to JavaScript
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 SCREENS = [(1280, False), (1280, True), (390, False), (390, True)]
 
@@ -138,18 +139,20 @@ def test_dropped_and_pasted_images_are_answered_and_other_files_are_not(
 def test_a_text_is_asked_about_with_the_keyboard_alone(
     browser: Browser, url: str, width: int, dark: bool
 ) -> None:
-    opened(browser, url, "lengths", width=width, dark=dark)
+    with Client(url) as client:
+        (answer,) = client.predict("words", TEXT).answers
+    opened(browser, url, "words", width=width, dark=dark)
     browser.run("document.getElementById('model').focus()")
     browser.press("Tab")
     assert browser.run("document.activeElement.id") == "text"
-    browser.type("A text of more than ten characters 🎉")
+    browser.type(TEXT)
     browser.press("Tab")
     browser.press("Enter")
     browser.wait("document.querySelector('.said h2')")
-    browser.shoot(f"text-{width}-{'dark' if dark else 'light'}.png")
 
-    assert browser.run(TITLES) == ["long"]
-    assert browser.run("document.getElementById('status').textContent").startswith("long, 100.0 %")
+    assert browser.run(TITLES) == [answer.label]  # type: ignore[union-attr]
+    told = browser.run("document.getElementById('status').textContent")
+    assert re.fullmatch(rf"{answer.label}, [<>\d. ]+ %, in [\d.]+ ms", told)  # type: ignore[union-attr]
     assert fits(browser, width)
     browser.press("Tab", modifiers=8)
     browser.press("Enter", modifiers=2)
@@ -187,7 +190,7 @@ def test_everything_that_takes_focus_shows_it_and_has_a_name(browser: Browser, u
 
 
 def test_an_empty_text_is_not_sent(browser: Browser, url: str) -> None:
-    opened(browser, url, "lengths")
+    opened(browser, url, "words")
     browser.run("document.getElementById('send').click()")
 
     assert browser.run("document.getElementById('status').textContent") == (
@@ -201,14 +204,16 @@ def test_choosing_another_model_changes_what_can_be_given(browser: Browser, url:
     opened(browser, url)
     assert browser.run("document.getElementById('image-field').hidden") is False
     browser.run(
-        "const s = document.getElementById('model'); s.value = 'lengths';"
+        "const s = document.getElementById('model'); s.value = 'words';"
         "s.dispatchEvent(new Event('change'))"
     )
     browser.wait("document.getElementById('image-field').hidden")
 
     assert browser.run("document.getElementById('text-field').hidden") is False
-    assert browser.run("location.hash") == "#lengths"
-    assert "2 labels: short, long" in browser.run("document.getElementById('empty').textContent")
+    assert browser.run("location.hash") == "#words"
+    assert "3 labels: animals, colours, numbers" in browser.run(
+        "document.getElementById('empty').textContent"
+    )
 
 
 def test_a_key_is_asked_for_used_and_forgotten(browser: Browser, guarded_url: str) -> None:
@@ -234,11 +239,52 @@ def test_a_key_is_asked_for_used_and_forgotten(browser: Browser, guarded_url: st
     browser.wait("!document.getElementById('trouble').hidden")
 
 
-def test_what_a_label_rests_on_is_drawn_over_the_picture(
-    browser: Browser, url: str, photos: list[Path]
-) -> None:
-    opened(browser, url)
-    browser.choose_files("#files", photos[:1])
+def explained(browser: Browser) -> None:
+    """Press the button under the newest answer, and wait."""
     browser.wait("document.querySelector('.explain button')")
     browser.run("document.querySelector('.explain button').click()")
-    browser.wait("document.querySelector('.explained')")
+    browser.wait("document.querySelector('.explain button[aria-pressed=true]')")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_what_a_label_rests_on_is_drawn_over_what_the_model_sees(
+    browser: Browser, url: str, photos: list[Path], width: int, dark: bool
+) -> None:
+    opened(browser, url, width=width, dark=dark)
+    browser.choose_files("#files", photos[:1])
+    explained(browser)
+    browser.shoot(f"explained-{width}-{'dark' if dark else 'light'}.png")
+
+    box = browser.run(
+        "(() => { const [i, c] = ['.frame img', '.frame canvas']"
+        ".map(s => document.querySelector(s).getBoundingClientRect());"
+        " return [c.width / i.width, c.height / i.height, (c.left - i.left) / i.width,"
+        " (c.top - i.top) / i.height]; })()"
+    )
+    # an image of 240 x 180: the middle, 0.875 of the shorter side
+    assert box == pytest.approx([0.65625, 0.875, 0.171875, 0.0625], abs=0.01)
+    assert " cell" in browser.run("document.querySelector('.explain .note').textContent")
+    assert fits(browser, width)
+    browser.run("document.querySelector('.explain button').click()")
+    assert browser.run("document.querySelectorAll('canvas').length") == 0
+    assert browser.faults(url) == []
+
+
+def test_words_are_coloured_where_they_stand(browser: Browser, url: str) -> None:
+    with Client(url) as client:
+        spans = client.explain("words", TEXT).spans
+    opened(browser, url, "words")
+    browser.run("document.getElementById('text').focus()")
+    browser.type(TEXT)
+    browser.run("document.getElementById('send').click()")
+    explained(browser)
+    browser.shoot("words-1280-light.png")
+
+    marks = "[...document.querySelectorAll('.passage mark')].map(m => [m.className, m.textContent])"
+    assert spans is not None
+    assert browser.run(marks) == [
+        ["for" if one.score >= 0 else "against", TEXT[one.start : one.end]] for one in spans
+    ]
+    assert [word for _, word in browser.run(marks)][-1] == "dog"
+    assert browser.run("document.querySelector('.passage').textContent") == TEXT
+    assert browser.faults(url) == []
