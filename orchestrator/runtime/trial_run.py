@@ -49,9 +49,16 @@ class TrialTicket:
 
 
 def conduct_trial(
-    ticket: TrialTicket, reporter: Reporter, *, rank: int = 0, world_size: int = 1
+    ticket: TrialTicket,
+    reporter: Reporter,
+    *,
+    device: torch.device | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Record | None:
     """Run the trial that `ticket` names on this worker; rank 0 writes and returns its record.
+
+    Without a `device` it is the first that this process sees: an actor sees its own alone.
 
     An error of the trial's own ends this trial as `failed`, never the sweep. On several workers
     it is raised instead, so that Ray Train sees it and restarts the group.
@@ -62,7 +69,8 @@ def conduct_trial(
     done = trial.record()
     if done is not None:
         return done
-    device = torch.device("cuda" if ticket.use_gpu and torch.cuda.is_available() else "cpu")
+    if device is None:
+        device = torch.device("cuda" if ticket.use_gpu and torch.cuda.is_available() else "cpu")
     set_up_process(device, ticket.threads)
     started_at, started_s, start_up_s = datetime.now(UTC), time.monotonic(), 0.0
     try:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray import train, tune
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
 
 from orchestrator.runtime.folders import SweepFolder
@@ -185,6 +186,21 @@ def train_worker(config: dict[str, Any]) -> None:
     conduct_trial(
         ticket,
         WorkerReporter(ticket.trial, config["signals"]),
+        device=given_device(use_gpu=ticket.use_gpu),
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
     )
+
+
+def given_device(*, use_gpu: bool) -> torch.device:
+    """The device that Ray gave this worker of several, made the current one.
+
+    The workers of a node all see its devices, in any order: neither the first visible one nor the
+    one of the worker's rank need be its own.
+    """
+    if not use_gpu:
+        return torch.device("cpu")
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device

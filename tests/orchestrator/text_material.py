@@ -35,18 +35,26 @@ def tiny_tokenizer(extra: int = 0) -> Tokenizer:
     return tokenizer
 
 
-def write_encoder(folder: Path, *, n_layers: int = 3, seed: int = 0, dropout: float = 0.1) -> Path:
-    """A BERT of three layers and width 32 with random weights."""
+def write_encoder(
+    folder: Path,
+    *,
+    n_layers: int = 3,
+    seed: int = 0,
+    dropout: float = 0.1,
+    width: int = 32,
+    positions: int = 64,
+) -> Path:
+    """A BERT with random weights, by default of three layers and width 32."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     config = transformers.BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=32,
+        hidden_size=width,
         num_hidden_layers=n_layers,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
+        num_attention_heads=max(2, width // 32),
+        intermediate_size=2 * width,
+        max_position_embeddings=positions,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )

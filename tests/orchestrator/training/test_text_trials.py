@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,17 @@ from orchestrator.models.tokens import Tokens
 from orchestrator.spec.parts import BackboneSpec
 from orchestrator.spec.strategy import FeatureExtraction, Full
 from orchestrator.spec.vetted import with_defaults
+from orchestrator.tasks.losses import Loss
 from orchestrator.training.bank import run_bank
 from orchestrator.training.evaluation import predict_probs, trained_network
+from orchestrator.training.phase_run import PhaseRun
 from orchestrator.training.phases import compile_phases
-from orchestrator.training.sources import PrefixSource, PreparedSource, build_source
+from orchestrator.training.sources import (
+    PrefixSource,
+    PreparedSource,
+    StoredSource,
+    build_source,
+)
 from orchestrator.training.trial import build_network, run_trial
 from orchestrator.training.workers import Workers
 from tests.orchestrator.training.small_texts import partial_of, text_experiment_of
@@ -71,6 +79,30 @@ def test_a_trial_ends_alike_with_stored_hidden_states_and_without(
     for one, other in zip(results[0].epochs, results[1].epochs, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
         assert one.validation == pytest.approx(other.validation, rel=1e-4)
+
+
+def test_a_head_on_stored_features_is_the_one_that_the_texts_give(
+    texts: Examples, plain_encoder: BackboneSpec, make_text_io: MakeIO
+) -> None:
+    # One batch an epoch: whether texts of like length share a batch then makes no difference.
+    strategy = FeatureExtraction(
+        pooling="mean", batch_size=64, epochs=4, optimizer="sgd", head_lr=0.1
+    )
+    experiment = text_experiment_of(strategy, texts, plain_encoder)
+    (phase,) = compile_phases(strategy, 3)
+    found = []
+    for chosen, source in ((phase, StoredSource), (replace(phase, same_inputs=False), None)):
+        io = make_text_io(experiment)
+        network = build_network(experiment, io)
+        loss = Loss(experiment.task, strategy, class_weights=None)
+        run = PhaseRun(experiment, chosen, network, loss, io, ALONE)
+        stored = build_source(experiment, chosen, io.used, io, ALONE)
+        assert isinstance(stored, source or PreparedSource)
+        means = [run.train(epoch, 4)[0] for epoch in range(1, 5)]
+        found.append((means, run.validation_logits()))
+    (read, read_logits), (seen, seen_logits) = found
+    assert read == pytest.approx(seen, rel=1e-4)
+    torch.testing.assert_close(read_logits, seen_logits, rtol=1e-3, atol=1e-4)
 
 
 def test_heads_of_a_bank_are_what_they_are_alone(
