@@ -6,6 +6,8 @@ const TOP = 5;
 const AT_ONCE = 8; // images in one request, so that the first answers of many come soon
 const MOST_LABELS = 12;
 const ENTITY_COLOURS = 6;
+const FULL_COLOUR = 0.05; // a smaller change of the probability is drawn paler: it means little
+const NOTHING = 0.005;
 
 const $ = (id) => document.getElementById(id);
 let key = "";
@@ -443,7 +445,7 @@ function explainer(input, model, label, box, passage) {
 
 // The map covers what the model sees: the middle of the image, of its shorter side or of both.
 function overlay(box, { rows, cols, values }, { input = {} }) {
-  const most = Math.max(1e-9, ...values.flat().map(Math.abs));
+  const most = Math.max(FULL_COLOUR, ...values.flat().map(Math.abs));
   const canvas = make("canvas", { width: String(cols), height: String(rows), role: "img", "aria-label": "what speaks for it" });
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(cols, rows);
@@ -469,13 +471,16 @@ function overlay(box, { rows, cols, values }, { input = {} }) {
 function mapWords({ label, map }) {
   const flat = map.values.flat();
   const most = Math.max(...flat), least = Math.min(...flat);
-  const up = most > 0 ? `Orange: hiding it takes up to ${most.toFixed(2)} from “${label}”.` : `Nothing in it speaks for “${label}”.`;
-  return least < 0 ? `${up} Blue: hiding it adds up to ${(-least).toFixed(2)}.` : up;
+  if (Math.max(most, -least) < NOTHING) return nothing(label);
+  const up = most >= NOTHING ? `Orange: hiding it takes up to ${most.toFixed(2)} from “${label}”.` : `Nothing in it speaks for “${label}”.`;
+  return least <= -NOTHING ? `${up} Blue: hiding it adds up to ${(-least).toFixed(2)}.` : up;
 }
+
+const nothing = (label) => `Hiding any one part changes “${label}” by less than ${NOTHING}.`;
 
 function colourWords(passage, text, spans) {
   const letters = characters(text);
-  const most = Math.max(1e-9, ...spans.map(({ score }) => Math.abs(score)));
+  const most = Math.max(FULL_COLOUR, ...spans.map(({ score }) => Math.abs(score)));
   const parts = [];
   let at = 0;
   for (const { start, end, score } of [...spans].sort((a, b) => a.start - b.start)) {
@@ -492,8 +497,9 @@ function colourWords(passage, text, spans) {
 
 function spanWords({ label, spans = [] }, text) {
   const letters = characters(text);
-  const strongest = [...spans].sort((a, b) => b.score - a.score).filter(({ score }) => score > 0).slice(0, 3);
-  if (!strongest.length) return `No single part speaks for “${label}”.`;
+  if (spans.every(({ score }) => Math.abs(score) < NOTHING)) return nothing(label);
+  const strongest = [...spans].sort((a, b) => b.score - a.score).filter(({ score }) => score >= NOTHING).slice(0, 3);
+  if (!strongest.length) return `No single word speaks for “${label}”.`;
   return `Speaks most for “${label}”: ` + strongest
     .map(({ start, end, score }) => `${letters.slice(start, end).join("").trim()} (${signed(score)})`).join(", ");
 }
