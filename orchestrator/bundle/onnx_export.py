@@ -13,13 +13,7 @@ from torch import Tensor, nn
 
 from orchestrator.bundle.manifest import Cut, OnnxReport
 from orchestrator.bundle.onnx_predictor import OUTPUTS, OnnxError, fed, open_session, run_session
-from orchestrator.bundle.onnx_split import (
-    run_suffix,
-    run_trunk,
-    suffix_of,
-    trunk_of,
-    with_inner,
-)
+from orchestrator.bundle.onnx_split import Half, suffix_of, trunk_of, with_inner
 from orchestrator.bundle.predictor import Outputs
 from orchestrator.data.inputs import Prepared, taken
 from orchestrator.data.tokens import TokenRows
@@ -196,11 +190,11 @@ def _can_be_cut(model: bytes, graph: _Graph, view: Prepared) -> bool:
     if not graph.handed_on:
         return False
     try:
-        trunk = open_session(trunk_of(model, graph.handed_on), threads=None)
-        suffix = open_session(suffix_of(model, graph.handed_on), threads=None)
+        trunk = Half(open_session(trunk_of(model, graph.handed_on), threads=None))
+        suffix = Half(open_session(suffix_of(model, graph.handed_on), threads=None))
     except (OnnxError, BundleError):
         return False
-    found = run_suffix(suffix, run_trunk(trunk, view))
+    found = suffix.outputs(trunk.handed_on(view))
     whole = run_session(open_session(model, threads=None), view)
     return _difference(found, whole) <= TOLERANCE
 

@@ -45,20 +45,23 @@ class OnnxError(Exception):
     """ONNX Runtime refuses a model."""
 
 
-def open_session(model: bytes, *, threads: int | None, arena: bool = True) -> Any:
+def open_session(model: bytes, *, threads: int | None, one_of_many: bool = False) -> Any:
     """A session of ONNX Runtime on the CPU.
 
     Args:
         model: The bytes of an .onnx file.
         threads: Of each call; as many as there are cores when None.
-        arena: Whether it keeps the memory of its calls, of a megabyte at least, for the next one.
+        one_of_many: Whether memory counts more than a few microseconds a call: what a session keeps
+            from one call to the next is a megabyte at least, and weights are kept in two layouts.
 
     Raises:
         OnnxError: If the runtime does not take the model.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    options.enable_cpu_mem_arena = arena
+    if one_of_many:
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.disable_prepacking", "1")
     options.log_severity_level = _ERRORS_ONLY
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -5,7 +5,7 @@ No torch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import onnx
@@ -60,22 +60,31 @@ def suffix_of(model: bytes, tensors: Sequence[str]) -> bytes:
     return _extracted(proto, sorted(used), own)
 
 
-def run_trunk(session: Any, prepared: Prepared) -> Values:
-    """What a trunk hands on, by name, beside what it was fed."""
-    values = fed(prepared)
-    return values | _run(session, values)
+class Half:
+    """One of the two, ready: from named values to named values.
 
+    Args:
+        session: Of ONNX Runtime.
+    """
 
-def run_suffix(session: Any, values: Mapping[str, Any]) -> Outputs:
-    """The outputs of what a trunk handed on; features may be among that."""
-    found = {**values, **_run(session, values)}
-    return Outputs(*(found[name] for name in OUTPUTS))
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._inputs = [value.name for value in session.get_inputs()]
+        self._outputs = [value.name for value in session.get_outputs()]
 
+    def handed_on(self, prepared: Prepared) -> Values:
+        """Of a trunk: what it makes of inputs, by name, beside the inputs."""
+        return self._run(fed(prepared))
 
-def _run(session: Any, values: Mapping[str, Any]) -> Values:
-    names = [output.name for output in session.get_outputs()]
-    given = {value.name: values[value.name] for value in session.get_inputs()}
-    return dict(zip(names, session.run(names, given), strict=True))
+    def outputs(self, handed_on: Values) -> Outputs:
+        """Of a suffix: the outputs; the features may be what was handed on."""
+        values = self._run(handed_on)
+        return Outputs(*(values[name] for name in OUTPUTS))
+
+    def _run(self, values: Values) -> Values:
+        given = {name: values[name] for name in self._inputs}
+        made = self._session.run(self._outputs, given)
+        return {**values, **dict(zip(self._outputs, made, strict=True))}
 
 
 def _extracted(proto: Any, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:

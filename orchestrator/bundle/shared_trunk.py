@@ -17,7 +17,7 @@ import numpy as np
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.manifest import TrunkReport
 from orchestrator.bundle.onnx_predictor import OnnxError, open_session
-from orchestrator.bundle.onnx_split import Values, run_suffix, run_trunk, suffix_of, trunk_of
+from orchestrator.bundle.onnx_split import Half, Values, suffix_of, trunk_of
 from orchestrator.bundle.predictor import NetworkPredictor, Outputs, mean_outputs
 from orchestrator.bundle.preparing import Preparer, preparer_of
 from orchestrator.data.inputs import Prepared, joined
@@ -50,7 +50,7 @@ class SharedTrunk:
         self._contract = bundle.input
         self._threads = threads
         model = trunk_of(bundle.read("model.onnx"), self._report.tensors)
-        self._trunk = _opened(bundle, model, threads=threads, arena=True)
+        self._trunk = Half(_opened(bundle, model, threads=threads))
         self._suffixes = _Suffixes(suffix_bytes)
         self._preparers: dict[tuple[str, int], Preparer] = {}
 
@@ -89,7 +89,7 @@ class SharedTrunk:
                 preparer makes them.
         """
         flat = [(predictor, view) for predictor, views in requests for view in views]
-        values = run_trunk(self._trunk, joined([view for _, view in flat], self._pad))
+        values = self._trunk.handed_on(joined([view for _, view in flat], self._pad))
         starts = np.cumsum([0, *(len(view) for _, view in flat)])
         found: dict[int, Outputs] = {}
         for positions in _by_bundle([predictor for predictor, _ in flat]):
@@ -104,16 +104,10 @@ class SharedTrunk:
     def _own(self, bundle: Bundle, values: Values, rows: Any) -> Outputs:
         """What a bundle's suffix makes of some rows of what the trunk handed on."""
         names = [name for name in (*self._report.tensors, "mask") if name in values]
-        handed_on = {name: values[name][rows] for name in names}
-        return run_suffix(self._suffix(bundle).session, handed_on)
+        return self._suffix(bundle).half.outputs({name: values[name][rows] for name in names})
 
     def _suffix(self, bundle: Bundle) -> _Suffix:
-        return self._suffixes.get(bundle, threads=self._suffix_threads)
-
-    @property
-    def _suffix_threads(self) -> int | None:
-        """A head is too small for threads, of which each session would have its own."""
-        return 1 if self._report.cut == "features" else self._threads
+        return self._suffixes.get(bundle, threads=self._threads)
 
     @property
     def _pad(self) -> int:
@@ -147,7 +141,7 @@ class TrunkPredictor(NetworkPredictor):
 class _Suffix:
     """The layers that are a bundle's own, ready."""
 
-    session: Any
+    half: Half
     bytes: int
     n_features: int
 
@@ -184,16 +178,19 @@ def _trunk_of(bundle: Bundle) -> TrunkReport:
 
 
 def _loaded(bundle: Bundle, threads: int | None) -> _Suffix:
-    model = suffix_of(bundle.read("model.onnx"), _trunk_of(bundle).tensors)
-    session = _opened(bundle, model, threads=threads, arena=False)
+    report = _trunk_of(bundle)
+    model = suffix_of(bundle.read("model.onnx"), report.tensors)
+    # A head is too small for threads, of which each session would have its own.
+    is_head = report.cut == "features"
+    session = _opened(bundle, model, threads=1 if is_head else threads, one_of_many=is_head)
     values = (*session.get_outputs(), *session.get_inputs())
     n_features = next(value.shape[-1] for value in values if value.name == "features")
-    return _Suffix(session, len(model), n_features)
+    return _Suffix(Half(session), len(model), n_features)
 
 
-def _opened(bundle: Bundle, model: bytes, *, threads: int | None, arena: bool) -> Any:
+def _opened(bundle: Bundle, model: bytes, *, threads: int | None, one_of_many: bool = False) -> Any:
     try:
-        return open_session(model, threads=threads, arena=arena)
+        return open_session(model, threads=threads, one_of_many=one_of_many)
     except OnnxError as err:
         raise BundleError(f"{bundle.path}: model.onnx cannot be cut ({err})") from err
 

@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.benchmarks.cold_start import s3
 from tests.benchmarks.fill import p7
 from tests.benchmarks.harness import Measured, table, write_rows
 from tests.benchmarks.heads import p2
 from tests.benchmarks.loop import p6
 from tests.benchmarks.overhead import p5
 from tests.benchmarks.sweeps import p1, p3, p4
+from tests.benchmarks.trunk import s2
 
 ALL: dict[str, Callable[[Path], list[Measured] | Measured]] = {
     "P1": p1,
@@ -25,6 +27,8 @@ ALL: dict[str, Callable[[Path], list[Measured] | Measured]] = {
     "P5": p5,
     "P6": p6,
     "P7": p7,
+    "S2": s2,
+    "S3": s3,
 }
 
 
