@@ -6,6 +6,7 @@
 # Ray reads the type of the builder's argument from its annotation, which must not be a string:
 # no `from __future__ import annotations` here.
 
+import time
 from typing import Any
 
 import ray
@@ -13,14 +14,16 @@ from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
 
 from orchestrator.bundle.latency import target_ongoing_requests
 from orchestrator.errors import OrchestratorError
 
 from .keys import read_keys
 from .limits import Limits
+from .loading import Model
 from .pinning import fetched, pinned
-from .replica import Ingress, Model, OwnModel, Served
+from .replica import Ingress, OwnModel, Served
 from .settings import AppSettings, CandidateSettings, EndpointSettings
 from .tally import tally
 
@@ -44,6 +47,8 @@ APP = "orchestrator"
 # holds a place, and what is refused should be refused with a reason.
 _CONNECTIONS = 1000
 _DRAIN_S = 60.0
+_START_PATIENCE_S = 300.0
+_FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
 
 def build_app(settings: AppSettings) -> Application:
@@ -85,25 +90,45 @@ def pinned_settings(settings: AppSettings) -> AppSettings:
     return settings.model_copy(update={"endpoints": tuple(endpoints)})
 
 
-def run_app(settings: AppSettings, *, host: str, port: int) -> None:
+def run_app(
+    settings: AppSettings, *, host: str, port: int, patience_s: float = _START_PATIENCE_S
+) -> None:
     """Run the application on the joined cluster, or roll the one that runs there to these settings.
 
     Returns when every replica has answered its probe.
 
+    Args:
+        settings: What to serve.
+        host: To listen at, unless Serve runs already.
+        port: The same.
+        patience_s: For all replicas to start; those of a cluster that grows wait for machines.
+
     Raises:
-        OrchestratorError: A replica does not start; what ran before goes on.
+        OrchestratorError: A replica does not start; where others ran before, they go on.
     """
     application = build_app(settings)
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={"host": host, "port": port, "request_timeout_s": None},
+    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    target = serve.RunTarget(
+        application, name=APP, route_prefix="/", logging_config={"enable_access_log": False}
     )
-    logging = {"enable_access_log": False}
-    try:
-        serve.run(application, name=APP, route_prefix="/", logging_config=logging)
-    except RuntimeError as err:
-        raise OrchestratorError(f"a replica does not start: {err}") from err
+    serve.run_many([target], wait_for_applications_running=False)
+    _wait_until_running(patience_s)
     ray.get(tally().remember.remote(settings.model_dump_json()))
+
+
+def _wait_until_running(patience_s: float) -> None:
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        app = serve.status().applications.get(APP)
+        if app is not None and app.status == ApplicationStatus.RUNNING:
+            return
+        failed = app is not None and app.status in _FAILED
+        if failed or time.monotonic() > deadline_s:
+            told = [] if app is None else [one.message for one in app.deployments.values()]
+            reason = " ".join(filter(None, told)) or (app.message if app else "")
+            what = "does not start" if failed else f"has not started in {patience_s:g} s"
+            raise OrchestratorError(f"a replica {what}: {reason[-2000:]}")
+        time.sleep(0.1)
 
 
 def running_settings() -> AppSettings | None:
@@ -116,7 +141,9 @@ def running_settings() -> AppSettings | None:
 
 def stop_app() -> None:
     """Let running requests end, then stop everything of Serve on the joined cluster."""
+    counts = tally()
     serve.shutdown()
+    ray.kill(counts)
 
 
 def _deployment(

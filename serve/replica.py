@@ -13,9 +13,6 @@ from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from orchestrator.bundle.predictor import load_predictor
-from orchestrator.spec.parts import Runtime
-
 from . import access_log, metrics
 from .bodies import Body
 from .endpoint import Answered, Endpoint, LocalEndpoint, Verb
@@ -23,42 +20,14 @@ from .entry import Entry
 from .handler import Handler
 from .keys import Keys
 from .limits import Limits
+from .loading import Model, loaded
 from .metrics import Metrics, Snapshot
 from .pages import PAGES
-from .pinning import Pin, entry_of, fetched
+from .pinning import entry_of, fetched
 from .problems import Refusal, overloaded
 from .split import SplitEndpoint
 from .tally import tally
-from .watching import watched
 from .worker import Worker
-
-
-@dataclass(frozen=True)
-class Model:
-    """One version to be served, and how.
-
-    Attributes:
-        pin: Which bundle.
-        runtime: What runs its weights.
-        device: Where.
-        threads: Of one forward pass.
-    """
-
-    pin: Pin
-    runtime: Runtime = "auto"
-    device: str = "cpu"
-    threads: int = 1
-
-    def endpoint(self, limits: Limits, worker: Worker) -> LocalEndpoint:
-        """The model, loaded here; it has answered a probe."""
-        bundle = fetched(self.pin)
-        predictor = load_predictor(
-            bundle, runtime=self.runtime, device=self.device, threads=self.threads
-        )
-        entry = entry_of(self.pin, bundle, limits)
-        endpoint = LocalEndpoint(entry, predictor, worker, watched(predictor, bundle))
-        endpoint.check()
-        return endpoint
 
 
 @dataclass(frozen=True)
@@ -78,6 +47,12 @@ class Served:
     candidate_handle: DeploymentHandle[Any] | None = None
     share: float = 0.0
     sleeps: bool = False
+
+    @property
+    def here(self) -> list[Model]:
+        """Those that the ingress's own replicas hold."""
+        held = [(self.model, self.handle), (self.candidate, self.candidate_handle)]
+        return [model for model, handle in held if model is not None and handle is None]
 
 
 @dataclass(frozen=True)
@@ -119,7 +94,8 @@ class OwnModel:
     """A model in a deployment of its own."""
 
     def __init__(self, model: Model, limits: Limits, at_once: int) -> None:
-        self._endpoint = model.endpoint(limits, Worker(threads=at_once, queue=limits.queue))
+        worker = Worker(threads=at_once, queue=limits.queue)
+        self._endpoint = loaded([model], limits=limits, worker=worker)[model]
 
     async def ask(self, verb: Verb, body: Body) -> Answered | Refusal:
         """The answer or the problem; a value either way, since errors are wrapped on their way."""
@@ -145,7 +121,8 @@ class Ingress:
         self._replica = serve.get_replica_context().replica_tag
         self._tally = tally()
         worker = Worker(threads=at_once, queue=limits.queue)
-        endpoints = {one.model.pin.name: self._endpoint(one, limits, worker) for one in served}
+        here = loaded([model for one in served for model in one.here], limits=limits, worker=worker)
+        endpoints = {one.model.pin.name: self._endpoint(one, limits, here) for one in served}
         self._handler = Handler(
             endpoints,
             limits=limits,
@@ -166,13 +143,19 @@ class Ingress:
         for endpoint in _local(self._endpoints):
             await endpoint.probe()
 
-    def _endpoint(self, served: Served, limits: Limits, worker: Worker) -> Endpoint:
-        current = _place(served.model, served.handle, limits, worker, sleeps=served.sleeps)
+    def _endpoint(
+        self, served: Served, limits: Limits, here: Mapping[Model, LocalEndpoint]
+    ) -> Endpoint:
+        def place(model: Model, handle: DeploymentHandle[Any] | None) -> Endpoint:
+            if handle is None:
+                return here[model]
+            entry = entry_of(model.pin, fetched(model.pin), limits)
+            return RemoteEndpoint(entry, handle, served.sleeps)
+
+        current = place(served.model, served.handle)
         if served.candidate is None:
             return current
-        candidate = _place(
-            served.candidate, served.candidate_handle, limits, worker, sleeps=served.sleeps
-        )
+        candidate = place(served.candidate, served.candidate_handle)
         return SplitEndpoint(current, candidate, served.share, self._counted)
 
     def _tell(self) -> Any:
@@ -205,21 +188,13 @@ def _local(endpoints: Iterable[Endpoint]) -> Iterator[LocalEndpoint]:
             yield endpoint
 
 
-def _place(
-    model: Model,
-    handle: DeploymentHandle[Any] | None,
-    limits: Limits,
-    worker: Worker,
-    *,
-    sleeps: bool,
-) -> Endpoint:
-    if handle is None:
-        return model.endpoint(limits, worker)
-    return RemoteEndpoint(entry_of(model.pin, fetched(model.pin), limits), handle, sleeps)
-
-
 def _log_to_stdout() -> None:
-    """The access log, one JSON line a request, into the worker's log file of the Ray session."""
+    """The access log, one JSON line a request, into the worker's log file of the Ray session.
+
+    What parsers say of hostile bytes is left out: the client is told, and could fill the disk.
+    """
+    for noisy in ("PIL", "python_multipart"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     logger = logging.getLogger(access_log.LOGGER)
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)

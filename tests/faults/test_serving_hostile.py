@@ -22,6 +22,9 @@ from serve.limits import Limits
 from tests.faults.fuzzed_requests import Fuzzed, fuzzed
 from tests.serve.material import served
 
+# Pillow warns of what it finds in damaged files; as an error that would be our tests' doing.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
 PREDICT = "/v1/models/colours:predict"
 
 

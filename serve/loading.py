@@ -1,0 +1,57 @@
+"""Models into memory: each pinned bundle with what runs it, one trunk for all that share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from orchestrator.bundle.predictor import load_predictors
+from orchestrator.spec.parts import Runtime
+
+from .endpoint import LocalEndpoint
+from .limits import Limits
+from .pinning import Pin, entry_of, fetched
+from .watching import watched
+from .worker import Worker
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version to be served, and how.
+
+    Attributes:
+        pin: Which bundle.
+        runtime: What runs its weights.
+        device: Where.
+        threads: Of one forward pass.
+    """
+
+    pin: Pin
+    runtime: Runtime = "auto"
+    device: str = "cpu"
+    threads: int = 1
+
+
+def loaded(
+    models: Iterable[Model], *, limits: Limits, worker: Worker
+) -> dict[Model, LocalEndpoint]:
+    """Each model, loaded here; it has answered a probe.
+
+    Args:
+        models: All that this process will serve; those of one frozen trunk share it.
+        limits: On their requests.
+        worker: The threads that they share.
+    """
+    groups: dict[tuple[Runtime, str, int], list[Model]] = {}
+    for model in models:
+        groups.setdefault((model.runtime, model.device, model.threads), []).append(model)
+    found: dict[Model, LocalEndpoint] = {}
+    for (runtime, device, threads), group in groups.items():
+        bundles = [fetched(model.pin) for model in group]
+        predictors = load_predictors(bundles, runtime=runtime, device=device, threads=threads)
+        for model, bundle, predictor in zip(group, bundles, predictors, strict=True):
+            entry = entry_of(model.pin, bundle, limits)
+            endpoint = LocalEndpoint(entry, predictor, worker, watched(predictor, bundle))
+            endpoint.check()
+            found[model] = endpoint
+    return found

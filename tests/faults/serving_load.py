@@ -1,0 +1,147 @@
+"""Load on an endpoint while something happens to it, and what every request came to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from serve.client import Client, EndpointError
+
+Ask = Callable[[], dict[str, Any]]
+
+
+class Refused(Exception):  # noqa: N818
+    """A request without an answer."""
+
+
+def bare(url: str, name: str, image: bytes) -> Ask:
+    """A client that never asks twice."""
+    http = httpx.Client(base_url=url, timeout=30)
+
+    def ask() -> dict[str, Any]:
+        try:
+            response = http.post(f"/v1/models/{name}:predict", content=image)
+        except httpx.TransportError as err:
+            raise Refused(type(err).__name__, repr(err)) from err
+        if response.status_code != 200:
+            raise Refused(str(response.status_code), response.text[:500])
+        answer: dict[str, Any] = response.json()
+        assert response.headers["x-model-version"] == answer["version"]
+        return answer
+
+    return ask
+
+
+def retrying(url: str, name: str, image: bytes) -> Ask:
+    """Our client, as it comes."""
+    client = Client(url)
+
+    def ask() -> dict[str, Any]:
+        try:
+            return client.predict(name, image).model_dump(mode="json")
+        except EndpointError as err:
+            raise Refused(type(err).__name__, str(err)) from err
+
+    return ask
+
+
+@dataclass
+class Load:
+    """Clients that ask one image over and over, each as soon as its answer is there.
+
+    Attributes:
+        clients: At once.
+        pause_s: Between an answer and the next request of a client.
+        ended: Requests by what they came to.
+        faults: What was told where there was no answer.
+        versions: The answers' probabilities by version and digest.
+        seconds: Of each request that was answered.
+    """
+
+    clients: list[Ask]
+    pause_s: float = 0.0
+    ended: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    versions: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Self:
+        self._threads = [threading.Thread(target=self._ask_on, args=(ask,)) for ask in self.clients]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def total(self) -> int:
+        """Requests so far."""
+        return sum(self.ended.values())
+
+    def wait_for(self, more: int, *, patience_s: float = 120.0) -> None:
+        """Until so many more requests have ended."""
+        wanted, deadline_s = self.total + more, time.monotonic() + patience_s
+        while self.total < wanted:
+            assert time.monotonic() < deadline_s, f"only {self.total} requests ended"
+            time.sleep(0.02)
+
+    def _ask_on(self, ask: Ask) -> None:
+        while not self._stop.is_set():
+            started_s = time.perf_counter()
+            try:
+                answer = ask()
+            except Refused as err:
+                outcome, fault = err.args
+                with self._lock:
+                    self.ended[outcome] += 1
+                    self.faults.append(fault)
+            else:
+                which = (answer["version"], answer["digest"])
+                told = str(answer["answers"])
+                with self._lock:
+                    self.ended["answered"] += 1
+                    self.versions.setdefault(which, set()).add(told)
+                    self.seconds.append(time.perf_counter() - started_s)
+            time.sleep(self.pause_s)
+
+
+def processes(title: str) -> list[int]:
+    """Process ids of Ray's workers with this title, on the cluster that this process started."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                words = (folder / "cmdline").read_bytes()
+                ours = title.encode() in words and _parent(_parent(int(folder.name))) == os.getpid()
+            except OSError:
+                continue
+            if ours:
+                found.append(int(folder.name))
+    return sorted(found)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def kill(pid: int) -> None:
+    """SIGKILL."""
+    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,151 @@
+"""Versions replaced and replicas killed while clients ask: nobody goes without an answer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from orchestrator.bundle.bundle import open_bundle
+from orchestrator.bundle.predictor import load_predictor
+from orchestrator.errors import OrchestratorError
+from serve.app import AppSettings, running_settings
+from serve.client import Client
+from tests.faults.conftest import Site
+from tests.faults.serving_load import Load, bare, kill, processes, retrying
+from tests.serve.material import COLOURS, image_file, plain_bundle
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+IMAGE = image_file((200, 40, 10), size=(500, 375), form="JPEG")
+REPLICA = "ServeReplica:orchestrator:"
+
+
+def digests(load: Load) -> set[str]:
+    """Of every version that answered, after a look at whether each gave one answer alone."""
+    for version, told in load.versions.items():
+        assert len(told) == 1, (version, told)
+    return {digest for _, digest in load.versions}
+
+
+def test_images_and_texts_are_served_by_one_application_as_offline(
+    site: Site, versions: tuple[Path, Path], texts: Path
+) -> None:
+    site.run(
+        {"name": "cells", "bundle": str(versions[0])},
+        {"name": "news", "bundle": str(texts)},
+        {"name": "own", "bundle": str(versions[1]), "own": True, "min_replicas": 0},
+    )
+    assert len(processes(REPLICA)) == 1  # the other starts when it is first asked
+    text = "the cat and the dog"
+    asked: dict[str, tuple[Path, bytes | str]] = {
+        "cells": (versions[0], IMAGE),
+        "own": (versions[1], IMAGE),
+        "news": (texts, text),
+    }
+    with Client(site.url) as client:
+        assert {entry.name for entry in client.models()} == set(asked)
+        for name, (folder, value) in asked.items():
+            (answer,) = client.predict(name, value).answers
+            (offline,) = load_predictor(open_bundle(folder)).predict([value])
+            assert answer.label == offline["label"]  # type: ignore[union-attr]
+            told = answer.probabilities  # type: ignore[union-attr]
+            assert told == pytest.approx(offline["probabilities"], abs=1e-5)
+    page = httpx.get(site.url)
+    assert page.status_code == 200
+    assert "text/html" in page.headers["content-type"]
+    assert httpx.get(f"{site.url}/readyz").json()["ready"] is True
+    counts = httpx.get(f"{site.url}/metrics").text
+    assert 'orchestrator_requests_total{model="own",outcome="ok"' in counts
+    pids = processes(REPLICA)
+    assert len(pids) == 2
+    for pid in pids:
+        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_an_update_under_load_fails_no_request_and_mixes_no_versions(
+    site: Site, versions: tuple[Path, Path]
+) -> None:
+    site.run({"name": "cells", "bundle": str(versions[0])})
+    with Load([bare(site.url, "cells", IMAGE) for _ in range(2)], pause_s=0.02) as load:
+        load.wait_for(50)
+        site.run({"name": "cells", "bundle": str(versions[1])})
+        load.wait_for(50)
+    assert not load.faults, load.ended
+    assert digests(load) == {open_bundle(path).digest for path in versions}
+
+
+def test_an_update_that_cannot_start_leaves_what_runs(
+    site: Site, versions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    site.run({"name": "cells", "bundle": str(versions[0])})
+    before = running_settings()
+    assert isinstance(before, AppSettings)
+    broken = plain_bundle(tmp_path / "broken", kind="image-classification", labels=COLOURS)
+    with Load([bare(site.url, "cells", IMAGE)], pause_s=0.05) as load:
+        load.wait_for(10)
+        with pytest.raises(OrchestratorError, match="a replica does not start"):
+            site.run({"name": "cells", "bundle": str(broken.path)})
+        load.wait_for(10)
+    assert not load.faults, load.ended
+    assert digests(load) == {open_bundle(versions[0]).digest}
+    assert running_settings() == before
+    site.run({"name": "cells", "bundle": str(versions[0])})
+
+
+def test_what_the_cluster_has_no_place_for_is_told(site: Site, versions: tuple[Path, Path]) -> None:
+    one = {"name": "cells", "bundle": str(versions[0])}
+    with pytest.raises(OrchestratorError, match="has not started in 5 s"):
+        site.run(one, cpus=1000.0, patience_s=5)
+    site.run(one)
+    assert httpx.get(f"{site.url}/readyz").status_code == 200
+
+
+def test_a_killed_replica_costs_our_client_nothing_and_is_soon_replaced(
+    site: Site, versions: tuple[Path, Path]
+) -> None:
+    twice = {"min_replicas": 2, "max_replicas": 2}
+    site.run({"name": "cells", "bundle": str(versions[0]), **twice})
+    _kill_under_load(site, kills=1)
+
+
+def _kill_under_load(site: Site, *, kills: int) -> None:
+    clients = [retrying(site.url, "cells", IMAGE) for _ in range(2)]
+    with Load(clients, pause_s=0.02) as load:
+        for _ in range(kills):
+            load.wait_for(30)
+            before = processes(REPLICA)
+            assert len(before) == 2
+            kill(before[0])
+            killed_s = time.monotonic()
+            while len(set(processes(REPLICA)) - {before[0]}) < 2:
+                assert time.monotonic() - killed_s < 30, "the replica was not replaced"
+                time.sleep(0.1)
+            load.wait_for(30)
+    assert not load.faults, load.ended
+
+
+@pytest.mark.slow
+def test_ten_updates_fail_none_of_ten_thousand_requests(
+    site: Site, versions: tuple[Path, Path]
+) -> None:
+    twice = {"min_replicas": 2, "max_replicas": 2}
+    site.run({"name": "cells", "bundle": str(versions[0]), **twice})
+    with Load([bare(site.url, "cells", IMAGE) for _ in range(4)], pause_s=0.02) as load:
+        for n in range(10):
+            load.wait_for(1000, patience_s=300)
+            site.run({"name": "cells", "bundle": str(versions[(n + 1) % 2]), **twice})
+    assert load.total >= 10_000
+    assert not load.faults, load.ended
+    assert digests(load) == {open_bundle(path).digest for path in versions}
+
+
+@pytest.mark.slow
+def test_six_killed_replicas_cost_our_client_nothing(
+    site: Site, versions: tuple[Path, Path]
+) -> None:
+    twice = {"min_replicas": 2, "max_replicas": 2}
+    site.run({"name": "cells", "bundle": str(versions[0]), **twice})
+    _kill_under_load(site, kills=6)
