@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     from orchestrator.data.preparing import prepare_data
     from orchestrator.spec.parts import TaskSpec
     from orchestrator.tuning.advising import advise
-    from orchestrator.tuning.preparing import tokenize
+    from orchestrator.tuning.tokenizing import tokenize
 
     with tempfile.TemporaryDirectory(prefix="orchestrator-advise-") as cache:
         prepared = prepare_data(

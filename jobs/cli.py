@@ -19,6 +19,7 @@ VERBS: dict[str, str] = {
     "sweep": "run or continue a search",
     "train": "run one experiment",
     "submit": "run a verb as a job of a Ray cluster",
+    "pretrain": "adapt a backbone to a domain's own texts or images",
     "evaluate": "metrics of a bundle on a labelled set",
     "report": "make a sweep's HTML report",
     "promote": "bundle, verify and register a trial",

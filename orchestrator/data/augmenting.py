@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from orchestrator.data.transforms import RESAMPLING, channels_first, eval_pixels
 from orchestrator.spec.parts import InputContract
@@ -62,6 +62,31 @@ def augmented_pixels(
             view = _resized(image, crop_box(image.size, rng), contract)
             view = _flipped(view, rng, vertical=False)
             view = _trivial(view, rng, fill=_mean_colour(contract))
+    return channels_first(view)
+
+
+def contrasted_pixels(
+    image: Image.Image, contract: InputContract, rng: np.random.Generator, *, least_share: float
+) -> NDArray[np.uint8]:
+    """A view of an RGB image that is far from the next one, uint8 [3, S, S].
+
+    Crop, horizontal flip, colours, grey and blur as SimSiam draws them (Chen & He, CVPR 2021,
+    appendix A), but for the hue.
+
+    Args:
+        image: Any size.
+        contract: Size and interpolation.
+        rng: Where the randomness comes from.
+        least_share: Of the image's area that the crop shows.
+    """
+    view = _resized(image, crop_box(image.size, rng, scale=(least_share, 1.0)), contract)
+    view = _flipped(view, rng, vertical=False)
+    if rng.random() < 0.8:
+        view = _jittered(view, rng, brightness=0.4, contrast=0.4, saturation=0.4)
+    if rng.random() < 0.2:
+        view = ImageOps.grayscale(view).convert("RGB")
+    if rng.random() < 0.5:
+        view = view.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0)))
     return channels_first(view)
 
 

@@ -135,6 +135,24 @@ class Examples:
         """The hash of the pixels or characters of example `i`; equal for equal ones."""
         return str(self._columns["content"][i].as_py())
 
+    def example(self, i: int) -> Example:
+        """Example `i` as data."""
+        row = {name: column[i].as_py() for name, column in self._columns.items()}
+        numbers = np.flatnonzero(row["target"]) if self.multilabel else [row["target"]]
+        return Example(
+            uri=row["uri"],
+            content=row["content"],
+            split=SPLITS[row["split"]],
+            labels=tuple(self.labels[int(number)] for number in numbers),
+            blob_file=row["blob_file"],
+            blob=row["blob"],
+        )
+
+    @property
+    def blob_paths(self) -> tuple[Path, ...]:
+        """The files that `blob_file` numbers."""
+        return tuple(self.folder / name for name in self._blob_files)
+
     def targets(self) -> NDArray[np.int64] | NDArray[np.uint8]:
         """Class numbers, int64 [N]; or for a multi-label set 0 and 1, uint8 [N, C]. Read-only."""
         column = self._columns["target"]

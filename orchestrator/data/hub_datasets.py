@@ -63,7 +63,8 @@ class DatasetTable:
     def rows(self, source: str, label: str) -> Iterator[Cells]:
         """The cells of two features, a few rows in memory at a time."""
         class_label = _class_label(self._dataset.features[label])
-        arrow = self._dataset.select_columns([source, label]).with_format("arrow")
+        wanted = list(dict.fromkeys((source, label)))
+        arrow = self._dataset.select_columns(wanted).with_format("arrow")
         for table in arrow.iter(batch_size=_ROWS):
             for cells in arrow_cells(table.column(source), table.column(label)):
                 yield Cells(cells.input, _named(cells.label, class_label))

@@ -209,7 +209,8 @@ class ParquetManifest(Manifest):
         """The cells of two columns, a few rows in memory at a time."""
         with locations.open_binary(self.location) as file:
             parquet = pq.ParquetFile(file, pre_buffer=False)
-            batches = parquet.iter_batches(batch_size=_PARQUET_ROWS, columns=[source, label])
+            wanted = list(dict.fromkeys((source, label)))
+            batches = parquet.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted)
             try:
                 for batch in batches:
                     yield from arrow_cells(batch.column(source), batch.column(label))

@@ -148,10 +148,10 @@ class _Layer(nn.Module):
 
     def __init__(self, model: Any, owner_name: str, list_name: str, number: int) -> None:
         super().__init__()
-        shell = _shallow(model)
+        shell = shallow(model)
         owner = shell
         if owner_name:
-            owner = _shallow(shell._modules[owner_name])
+            owner = shallow(shell._modules[owner_name])
             shell._modules[owner_name] = owner
         layers = owner._modules[list_name]
         is_last = number == len(layers) - 1
@@ -192,7 +192,7 @@ class _FirstToken(nn.Module):
         return hidden.states[:, 0]
 
 
-def _shallow(module: Any) -> Any:
+def shallow(module: Any) -> Any:
     """A copy that shares all tensors and has its own dictionary of children."""
     twin = copy.copy(module)
     object.__setattr__(twin, "_modules", dict(module._modules))
@@ -227,10 +227,31 @@ def _assert_equal(model: Any, split: Split) -> None:
 
 
 def _library_model(spec: BackboneSpec, seed: int) -> Any:
-    """The library's model, with its weights or seeded ones; the global random state stays."""
+    """The library's model, with its weights or seeded ones."""
+    import transformers
+
+    model, _ = library_encoder(spec, seed, transformers.AutoModel)
+    return model.eval()
+
+
+def library_encoder(spec: BackboneSpec, seed: int, architecture: Any) -> tuple[Any, set[str]]:
+    """An encoder as one of the library's auto classes builds it; the global random state stays.
+
+    Args:
+        spec: The encoder; with weights `none` its architecture alone.
+        seed: Of the initialisation of whatever the weights do not cover.
+        architecture: `AutoModel`, or one with a head.
+
+    Returns:
+        The model, and the names of the tensors outside of the encoder that its files lack.
+
+    Raises:
+        WeightsError: The weights cannot be had, are refused, or do not fit the encoder.
+    """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # what is missing is told below, or meant
     folder = encoder_folder(spec)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -239,9 +260,9 @@ def _library_model(spec: BackboneSpec, seed: int) -> Any:
                 folder, local_files_only=True, trust_remote_code=False
             )
             if spec.weights == "none":
-                model = transformers.AutoModel.from_config(config)
-                return model.eval()
-            model, info = transformers.AutoModel.from_pretrained(
+                model = architecture.from_config(config)
+                return model, {name for name, _ in model.named_parameters()}
+            model, info = architecture.from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,
@@ -256,11 +277,15 @@ def _library_model(spec: BackboneSpec, seed: int) -> Any:
             ) from err
         except (OSError, ValueError, RuntimeError, KeyError) as err:
             raise WeightsError(f"{spec.name}: {folder} cannot be loaded ({err})") from err
-    missing = sorted(n for n in info["missing_keys"] if not n.startswith("pooler."))
+    encoder = {f"{model.base_model_prefix}.{name}" for name in model.base_model.state_dict()}
+    if model.base_model is model:
+        encoder = set(model.state_dict())
+    absent = {name for name in info["missing_keys"] if "pooler" not in name.split(".")[:2]}
+    missing = sorted(absent & encoder)
     if missing or info["mismatched_keys"]:
         raise WeightsError(
             f"{spec.name}: the weights in {folder} do not fit its config.json: "
             f"{len(missing)} tensors are missing ({', '.join(missing[:3])}), "
             f"{len(info['mismatched_keys'])} have another shape. Fetch the folder again"
         )
-    return model.eval()
+    return model, absent - encoder

@@ -17,8 +17,16 @@ from orchestrator.spec.backbone_parsing import Written, parse_backbones, repeats
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.fault_messages import as_faults, sentence
 from orchestrator.spec.parts import BackboneSpec, Modality
+from orchestrator.spec.pretraining import Pretraining
+from orchestrator.spec.pretraining_parsing import parse_pretraining
 from orchestrator.spec.search_space import Block, Choice, Constant, Dimension, Range, is_number
-from orchestrator.spec.strategy import STRATEGIES, StrategyParams
+from orchestrator.spec.strategy import (
+    DOMAIN_ADAPTIVE,
+    STRATEGIES,
+    STRATEGY_NAMES,
+    StrategyParams,
+    Then,
+)
 from orchestrator.spec.text_encoders import (
     encoder_config,
     longest_input,
@@ -81,13 +89,17 @@ def parse_block(
         )
         return None
     name = raw.get("strategy")
-    if not isinstance(name, str) or name not in STRATEGIES:
+    if not isinstance(name, str) or name not in STRATEGY_NAMES:
         told = f"{shown(name)} is not one of" if name is not None else "missing. One of"
-        hint = nearest(name, STRATEGIES) if name is not None else ""
-        faults.append(Fault(f"{key}.strategy", f"{told} {listing(STRATEGIES)}.{hint}"))
+        hint = nearest(name, STRATEGY_NAMES) if name is not None else ""
+        faults.append(Fault(f"{key}.strategy", f"{told} {listing(STRATEGY_NAMES)}.{hint}"))
         return None
-    cls, before = STRATEGIES[name], len(faults)
-    allowed = ["backbone", *_parameters(cls, modality)]
+    before = len(faults)
+    then = _then(raw, key, faults) if name == DOMAIN_ADAPTIVE else None
+    if name == DOMAIN_ADAPTIVE and then is None:
+        return None
+    cls, own = STRATEGIES[then or name], ("then", "pretraining") if then else ()
+    allowed = ["backbone", *own, *_parameters(cls, modality)]
     faults += [
         Fault(f"{key}.{k}", _unknown(name, k, allowed, modality))
         for k in raw
@@ -110,12 +122,57 @@ def parse_block(
             faults.append(Fault(where, "mean is for text tasks. Use last or multi-scale"))
         elif dim is not None:
             dims[parameter] = dim
-    block = Block(strategy=name, dimensions=dims, modality=modality)
+    pretraining = _pretraining(raw, dims, modality, key, base, faults) if then else None
+    block = Block(
+        strategy=name, dimensions=dims, modality=modality, then=then, pretraining=pretraining
+    )
     if len(faults) == before:
         faults += _depth_faults(block, key) + _length_faults(block, key)
         faults += _adapter_faults(block, key)
         faults += _combination_faults(block, key)
     return block if len(faults) == before else None
+
+
+def twin_block(block: Block) -> Block:
+    """The default of a domain-adaptive block without its pretraining, as a block of one point."""
+    assert block.then is not None
+    point = {name: Constant(value=value) for name, value in block.vetted().items()}
+    return Block(
+        strategy=block.then, dimensions=point, modality=block.modality, twin_of=block.digest
+    )
+
+
+def _then(raw: Mapping[str, Any], key: str, faults: list[Fault]) -> Then | None:
+    """How a domain-adaptive block fine-tunes, or None with what is wrong added to `faults`."""
+    then: Any = raw.get("then")
+    allowed = get_args(Then)
+    if then in allowed:
+        found: Then = then
+        return found
+    told = "missing. Say how the adapted backbone is fine-tuned: one of"
+    if then is not None:
+        told = f"{shown(then)} is not one of"
+    faults.append(Fault(f"{key}.then", f"{told} {listing(allowed)}.{nearest(then or '', allowed)}"))
+    return None
+
+
+def _pretraining(
+    raw: Mapping[str, Any],
+    dims: Mapping[str, Dimension],
+    modality: Modality,
+    key: str,
+    base: Path,
+    faults: list[Fault],
+) -> Pretraining | None:
+    values = dims["backbone"].extremes if "backbone" in dims else []
+    return parse_pretraining(
+        raw.get("pretraining"),
+        modality=modality,
+        backbones=[BackboneSpec.model_validate(value) for value in values],
+        key=f"{key}.pretraining",
+        base=base,
+        faults=faults,
+    )
 
 
 def _parameters(cls: type[StrategyParams], modality: Modality) -> list[str]:
@@ -292,7 +349,7 @@ def _combination_faults(block: Block, key: str) -> list[Fault]:
         dims = {name: block.dimensions[name] for name in names if name in block.dimensions}
         for extremes in itertools.product(*(dim.extremes for dim in dims.values())):
             given = vetted | dict(zip(dims, extremes, strict=True))
-            values = with_defaults(block.strategy, block.modality, given)
+            values = with_defaults(block.rung, block.modality, given)
             try:
                 block.params_class.model_validate(values)
             except ValidationError as err:

@@ -26,7 +26,9 @@ class Experiment(Frozen):
     input: Contract
     strategy: Strategy
     objective: ObjectiveSpec
-    parents: dict[str, str] = Field(default_factory=dict, description="role → Experiment digest")
+    parents: dict[str, str] = Field(
+        default_factory=dict, description="role → digest of an Experiment or a pretraining"
+    )
 
     @property
     def digest(self) -> str:

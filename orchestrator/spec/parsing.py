@@ -9,7 +9,12 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.errors import Fault, SpecError, listing, nearest, shown
-from orchestrator.spec.block_parsing import common_parameters, no_such_parameter, parse_block
+from orchestrator.spec.block_parsing import (
+    common_parameters,
+    no_such_parameter,
+    parse_block,
+    twin_block,
+)
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.fault_messages import as_faults, validated
 from orchestrator.spec.frozen import canonical_json
@@ -105,7 +110,9 @@ def notes_on(spec: SweepSpec) -> list[str]:
     """One sentence for each value outside the ranges that usually work; allowed all the same."""
     notes = []
     for number, block in enumerate(spec.search):
-        usual_here = usual_ranges(block.strategy, block.modality, block.adapter)
+        if block.twin_of:
+            continue
+        usual_here = usual_ranges(block.rung, block.modality, block.adapter)
         for name, (low, high) in usual_here.items():
             dim = block.dimensions.get(name)
             if dim is None:
@@ -173,7 +180,9 @@ def _blocks(
     seed = defaults.get("seed", 0)
     if isinstance(seed, list | Mapping):
         seed = 0  # each trial has its own then, and the search starts from 0
-    return tuple(b for b in blocks if b is not None), seed
+    found = [b for b in blocks if b is not None]
+    twins = [twin_block(b) for b in found if b.pretraining is not None]
+    return (*found, *twins), seed
 
 
 def _modality(task: Any) -> Modality:

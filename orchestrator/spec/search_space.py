@@ -8,7 +8,8 @@ from pydantic import Field
 
 from orchestrator.spec.frozen import Frozen, digest_of
 from orchestrator.spec.parts import Modality
-from orchestrator.spec.strategy import STRATEGIES, Adapter, StrategyParams
+from orchestrator.spec.pretraining import Pretraining
+from orchestrator.spec.strategy import STRATEGIES, Adapter, StrategyParams, Then
 from orchestrator.spec.vetted import defaults_for
 
 
@@ -77,11 +78,25 @@ class Block(Frozen):
     """One strategy's part of the search: only its own parameters, `backbone` among them.
 
     What is not a dimension has its vetted default, which depends on the kind of input.
+
+    Attributes:
+        then: How a domain-adaptive block fine-tunes what its pretraining left.
+        pretraining: Of a domain-adaptive block.
+        twin_of: Digest of the domain-adaptive block whose default this block repeats without
+            pretraining, so that the gain is measured on equal terms; empty for all others.
     """
 
     strategy: str
     dimensions: dict[str, Dimension]
     modality: Modality = "image"
+    then: Then | None = None
+    pretraining: Pretraining | None = None
+    twin_of: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The data as plain JSON types, without what only other blocks have."""
+        absent = {"then": None, "pretraining": None, "twin_of": ""}
+        return {k: v for k, v in super().to_json().items() if k not in absent or v != absent[k]}
 
     @property
     def digest(self) -> str:
@@ -91,7 +106,12 @@ class Block(Frozen):
     @property
     def params_class(self) -> type[StrategyParams]:
         """The class whose fields this block sets."""
-        return STRATEGIES[self.strategy]
+        return STRATEGIES[self.rung]
+
+    @property
+    def rung(self) -> str:
+        """The strategy whose parameters it has: what comes `then`, or its own."""
+        return self.then or self.strategy
 
     @property
     def searched(self) -> dict[str, Choice | Range]:
@@ -111,7 +131,7 @@ class Block(Frozen):
 
     def defaults(self) -> dict[str, Any]:
         """The vetted default of each of the strategy's parameters."""
-        return defaults_for(self.strategy, self.modality, self.adapter)
+        return defaults_for(self.rung, self.modality, self.adapter)
 
 
 def is_number(value: Any) -> bool:

@@ -229,10 +229,9 @@ class FineTuning(StrategyParams):
 LORA_SHAPE: dict[str, Any] = {"lora_rank": 8, "lora_alpha": 8, "lora_dropout": 0.0}
 
 
-class Partial(FineTuning):
-    """B: a head warm-up, then the last `unfreeze` stages with rates that rise towards the head."""
+class PartialTuning(FineTuning):
+    """A head warm-up, then the last `unfreeze` stages with rates that rise towards the head."""
 
-    strategy: Literal["partial"] = "partial"
     unfreeze: Annotated[int, Field(ge=1)] = Field(2, description="stages to train, from the output")
     head_lr: Rate = Field(3e-4, description="rate of the head after the warm-up")
     stage_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
@@ -263,7 +262,7 @@ class Partial(FineTuning):
         return data
 
     @model_validator(mode="after")
-    def _adapters_only_where_asked_for(self) -> Partial:
+    def _adapters_only_where_asked_for(self) -> PartialTuning:
         if self.adapter == "none":
             for name in LORA_SHAPE:
                 if (value := getattr(self, name)) is not None:
@@ -278,10 +277,15 @@ class Partial(FineTuning):
         return self
 
 
-class Full(FineTuning):
-    """C: a head warm-up, then everything, early stages slowest."""
+class Partial(PartialTuning):
+    """B: the last stages of a backbone with the weights that it comes with."""
 
-    strategy: Literal["full"] = "full"
+    strategy: Literal["partial"] = "partial"
+
+
+class FullTuning(FineTuning):
+    """A head warm-up, then everything, early stages slowest."""
+
     head_lr: Rate = Field(1e-3, description="rate of the head after the warm-up")
     thirds: tuple[Rate, Rate, Rate] | None = Field(
         (0.01, 0.1, 1.0),
@@ -290,6 +294,26 @@ class Full(FineTuning):
     schedule: Schedule = Field("onecycle", description="course of the rates over a phase's steps")
     clip_norm: Annotated[float, Field(ge=0)] = Field(1.0, description="largest gradient norm")
     epochs: Epochs = Field(20, description="epochs after the warm-up")
+
+
+class Full(FullTuning):
+    """C: all of a backbone with the weights that it comes with."""
+
+    strategy: Literal["full"] = "full"
+
+
+class AdaptedPartial(PartialTuning):
+    """D, then B: the last stages of a backbone that was pretrained on the domain first."""
+
+    strategy: Literal["domain-adaptive"] = "domain-adaptive"
+    then: Literal["partial"] = Field("partial", description="how it is fine-tuned")
+
+
+class AdaptedFull(FullTuning):
+    """D, then C: all of a backbone that was pretrained on the domain first."""
+
+    strategy: Literal["domain-adaptive"] = "domain-adaptive"
+    then: Literal["full"] = Field("full", description="how it is fine-tuned")
 
 
 class Scratch(StrategyParams):
@@ -304,11 +328,18 @@ class Scratch(StrategyParams):
     augment: Augment = Field("standard", description="transforms of training images")
 
 
-Strategy = Annotated[FeatureExtraction | Partial | Full | Scratch, Field(discriminator="strategy")]
+Adapted = Annotated[AdaptedPartial | AdaptedFull, Field(discriminator="then")]
+Strategy = Annotated[
+    FeatureExtraction | Partial | Full | Adapted | Scratch, Field(discriminator="strategy")
+]
+Then = Literal["partial", "full"]
+DOMAIN_ADAPTIVE = "domain-adaptive"
 
+# The classes whose fields a block sets; a domain-adaptive block sets those of what comes then.
 STRATEGIES: dict[str, type[StrategyParams]] = {
     "feature-extraction": FeatureExtraction,
     "partial": Partial,
     "full": Full,
     "scratch": Scratch,
 }
+STRATEGY_NAMES: tuple[str, ...] = (*STRATEGIES, DOMAIN_ADAPTIVE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from orchestrator.spec.data import DataSpec
 from orchestrator.spec.durable import file_digest
 from orchestrator.spec.frozen import Frozen, digest_of
 from orchestrator.spec.parts import LOWER_IS_BETTER, ObjectiveSpec, TaskKind
+from orchestrator.spec.pretraining import CorpusSpec
 from orchestrator.spec.search_space import Block
 
 NAME_RULE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -108,16 +110,21 @@ class SweepSpec(Frozen):
             )
         return name
 
-    def identity(self, data_digest: str) -> str:
+    def identity(self, data_digest: str, corpora: Mapping[CorpusSpec, str] | None = None) -> str:
         """Digest of what is searched on what data; budget, workers and storage are not in it.
 
         The search over blocks is a set of questions: reordering the blocks asks the same ones.
-        Weights count by what their file holds, not by where it lies.
+        Weights and corpora count by what their files hold, not by where they lie.
+
+        Args:
+            data_digest: Of the labelled examples.
+            corpora: The digest of each corpus that a block names.
         """
+        blocks = [_placeless(block, corpora or {}) for block in self.search]
         content: dict[str, Any] = {
             "task": self.task,
             "data": data_digest,
-            "search": sorted((_placeless(b.to_json()) for b in self.search), key=digest_of),
+            "search": sorted(blocks, key=digest_of),
             "objective": self.objective.to_json(),
             "tuner": self.tuner.to_json(),
             "screen": self.screen.to_json() if self.screen else None,
@@ -126,14 +133,23 @@ class SweepSpec(Frozen):
         return digest_of(content)
 
 
-def _placeless(value: Any) -> Any:
+def _placeless(block: Block, corpora: Mapping[CorpusSpec, str]) -> Any:
+    """A block as JSON data in which digests of contents stand for paths."""
+    content = block.to_json()
+    content.pop("twin_of", None)  # a digest over paths; what it points to is among the others
+    if block.pretraining is not None and block.pretraining.corpus is not None:
+        content["pretraining"]["corpus"] = corpora[block.pretraining.corpus]
+    return _weightless(content)
+
+
+def _weightless(value: Any) -> Any:
     """JSON data with the path of every weights file replaced by the digest of its content."""
     if isinstance(value, dict):
         return {
-            key: _weights_identity(item) if key == "weights" else _placeless(item)
+            key: _weights_identity(item) if key == "weights" else _weightless(item)
             for key, item in value.items()
         }
-    return [_placeless(item) for item in value] if isinstance(value, list) else value
+    return [_weightless(item) for item in value] if isinstance(value, list) else value
 
 
 def _weights_identity(weights: str) -> str:

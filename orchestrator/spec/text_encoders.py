@@ -52,6 +52,8 @@ BEST_FOR: dict[str, str] = {
 }
 TEXT_ENCODERS: tuple[str, ...] = tuple(BEST_FOR)
 
+_ROLE_FILES = ("special_tokens_map.json", "tokenizer_config.json")
+_MASKS = ("[MASK]", "<mask>")
 _VOCABULARY_SLACK = 256  # rows that a library adds to make a matrix's height round
 _ROUND_TRIP = "the weather was fine on the second day"
 
@@ -129,6 +131,24 @@ def longest_input(config: dict[str, Any]) -> int:
     return positions - _pad(config) - 1 if FAMILIES[config["model_type"]] else positions
 
 
+def mask_token(spec: BackboneSpec) -> int:
+    """The token that stands for a hidden one in masked-language modelling.
+
+    Raises:
+        WeightsError: The tokenizer has none.
+    """
+    folder, tokenizer = encoder_folder(spec), encoder_tokenizer(spec)
+    named = [_role(folder / name, "mask_token") for name in _ROLE_FILES]
+    for word in [*named, *_MASKS]:
+        number = tokenizer.token_to_id(word) if word else None
+        if number is not None:
+            return number
+    raise WeightsError(
+        f"{spec.name}: its tokenizer has no mask token, so it cannot be pretrained on texts. Use "
+        "an encoder that was trained by masked-language modelling"
+    )
+
+
 @lru_cache(maxsize=16)
 def encoder_tokenizer(spec: BackboneSpec) -> Tokenizer:
     """An encoder's tokenizer, without any truncation or padding.
@@ -199,6 +219,16 @@ def _check_tokenizer(spec: BackboneSpec, tokenizer: Tokenizer, config: dict[str,
             f"{spec.name}: its tokenizer turns {_ROUND_TRIP!r} into {back!r}. It is damaged, or "
             "another model's"
         )
+
+
+def _role(path: Path, role: str) -> str | None:
+    """The token that a file of the tokenizer's names for a role."""
+    try:
+        token = json.loads(path.read_bytes()).get(role)
+    except (OSError, ValueError, AttributeError):
+        return None
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None
 
 
 def _first(config: dict[str, Any], *names: str) -> Any:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
+from orchestrator.spec.pretraining import PretrainingParams
 from orchestrator.training.param_groups import ParamGroup
 from orchestrator.training.phases import Phase
 
@@ -56,13 +57,31 @@ def build_schedule(phase: Phase, optimizer: Optimizer, *, steps_per_epoch: int) 
             return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps + 1)
         case "linear-warm-up-cosine":
             rise = max(1, round(phase.lr_warm_up * steps))
-            return SequentialLR(
-                optimizer,
-                [
-                    LinearLR(optimizer, start_factor=1 / (rise + 1), total_iters=rise),
-                    CosineAnnealingLR(optimizer, T_max=max(1, steps - rise), eta_min=lowest),
-                ],
-                milestones=[rise],
-            )
+            return risen(optimizer, rise, _cosine(optimizer, steps - rise, lowest))
         case _:
             assert_never(phase.schedule)
+
+
+def build_pretraining_schedule(
+    params: PretrainingParams, optimizer: Optimizer, *, steps: int
+) -> LRScheduler:
+    """A linear warm-up over a share of all steps, then the fall that `params` asks for."""
+    rise = max(1, round(params.lr_warm_up * steps))
+    fall = max(1, steps - rise)
+    match params.schedule:
+        case "cosine":
+            return risen(optimizer, rise, _cosine(optimizer, fall, LOWEST_LR))
+        case "linear":
+            return risen(optimizer, rise, LinearLR(optimizer, 1.0, 0.0, total_iters=fall))
+        case _:
+            assert_never(params.schedule)
+
+
+def risen(optimizer: Optimizer, rise: int, then: LRScheduler) -> LRScheduler:
+    """A linear warm-up of `rise` steps before another schedule."""
+    warm_up = LinearLR(optimizer, start_factor=1 / (rise + 1), total_iters=rise)
+    return SequentialLR(optimizer, [warm_up, then], milestones=[rise])
+
+
+def _cosine(optimizer: Optimizer, steps: int, lowest: float) -> LRScheduler:
+    return CosineAnnealingLR(optimizer, T_max=max(1, steps), eta_min=lowest)

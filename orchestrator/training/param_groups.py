@@ -41,7 +41,7 @@ def param_groups(network: Network, phase: Phase) -> tuple[ParamGroup, ...]:
     for stage in sorted(phase.stage_lrs):
         name = "stem" if stage == 0 else f"stage{stage}"
         parameters = network.backbone.movable_parameters_of(stage)
-        groups += _split(name, phase.stage_lrs[stage], phase.weight_decay, parameters)
+        groups += split_by_decay(name, phase.stage_lrs[stage], phase.weight_decay, parameters)
     groups += head_groups(network.head, phase)
     _assert_exact_cover(network, groups)
     return tuple(groups)
@@ -49,10 +49,10 @@ def param_groups(network: Network, phase: Phase) -> tuple[ParamGroup, ...]:
 
 def head_groups(head: nn.Module, phase: Phase) -> list[ParamGroup]:
     """The groups of a phase that are the head's."""
-    return _split("head", phase.head_lr, phase.weight_decay, head.parameters())
+    return split_by_decay("head", phase.head_lr, phase.weight_decay, head.parameters())
 
 
-def _split(
+def split_by_decay(
     name: str, lr: float, weight_decay: float, parameters: Iterable[nn.Parameter]
 ) -> list[ParamGroup]:
     matrices: list[nn.Parameter] = []

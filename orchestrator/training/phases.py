@@ -10,9 +10,9 @@ from orchestrator.spec.strategy import (
     BatchNorm,
     FeatureExtraction,
     FineTuning,
-    Full,
+    FullTuning,
     Optimizer,
-    Partial,
+    PartialTuning,
     Schedule,
     Scratch,
     Strategy,
@@ -75,11 +75,11 @@ def compile_phases(
     match strategy:
         case FeatureExtraction():
             return (_phase(strategy, "head", head_lr=strategy.head_lr, stage_lrs={}),)
-        case Partial():
+        case PartialTuning():
             first = n_stages - strategy.unfreeze + 1
             tuning = _tuning(strategy, range(first, n_stages + 1), n_stages)
             return (tuning,) if handed_over else (*_warm_up(strategy), tuning)
-        case Full():
+        case FullTuning():
             tuning = _tuning(strategy, range(n_stages + 1), n_stages)
             return (tuning,) if handed_over else (*_warm_up(strategy), tuning)
         case Scratch():
@@ -117,10 +117,10 @@ def warm_up_augment(strategy: FineTuning) -> Augment:
     return "none" if strategy.views == "fresh" else strategy.augment
 
 
-def _tuning(strategy: Partial | Full, stages: range, n_stages: int) -> Phase:
+def _tuning(strategy: PartialTuning | FullTuning, stages: range, n_stages: int) -> Phase:
     return _phase(
         strategy,
-        strategy.strategy,
+        "partial" if isinstance(strategy, PartialTuning) else "full",
         head_lr=strategy.head_lr,
         stage_lrs={stage: strategy.stage_lr(stage, n_stages) for stage in stages},
         batch_norm=strategy.batch_norm,

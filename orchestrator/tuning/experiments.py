@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec, Contract, ObjectiveSpec, TaskSpec, TextContract
+from orchestrator.spec.pretraining import PRETRAINING, Pretraining
 from orchestrator.spec.search_space import Block, Choice, Constant
 from orchestrator.spec.strategy import Strategy
 from orchestrator.spec.sweep import SweepSpec
@@ -21,17 +22,28 @@ _STRATEGY: TypeAdapter[Strategy] = TypeAdapter(Strategy)
 
 
 @dataclass(frozen=True)
+class Adapted:
+    """A backbone as experiments start from it: which weights, and the pretraining they are of."""
+
+    backbone: BackboneSpec
+    weights_digest: str
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
 class ExperimentFactory:
     """Makes the experiments of one sweep.
 
     `weights_digests` maps each backbone of the search to the digest of its initial weights. From
-    scratch the seed decides them, so the digest is `none`.
+    scratch the seed decides them, so the digest is `none`. `adapted` says what each pretraining
+    makes of a backbone.
     """
 
     task: TaskSpec
     data_digest: str
     objective: ObjectiveSpec
     weights_digests: Mapping[BackboneSpec, str]
+    adapted: Mapping[tuple[BackboneSpec, Pretraining], Adapted] = field(default_factory=dict)
 
     def make(self, block: Block, values: Mapping[str, Any]) -> Experiment:
         """The experiment at one point of a block.
@@ -41,23 +53,33 @@ class ExperimentFactory:
             values: A value for each of the block's dimensions.
         """
         params = {name: value for name, value in values.items() if name != "backbone"}
-        backbone = BackboneSpec.model_validate(values["backbone"])
+        named = BackboneSpec.model_validate(values["backbone"])
+        start = self._start(block, named)
+        then = {} if block.then is None else {"then": block.then}
         return Experiment(
             task=self.task,
             data_digest=self.data_digest,
-            backbone=backbone,
-            weights_digest=(
-                RANDOM if block.strategy == "scratch" else self.weights_digests[backbone]
-            ),
-            input=input_contract(backbone, params),
+            backbone=start.backbone,
+            weights_digest=start.weights_digest,
+            input=input_contract(named, params),
             strategy=_STRATEGY.validate_python(
                 {
                     "strategy": block.strategy,
-                    **with_defaults(block.strategy, block.modality, params),
+                    **then,
+                    **with_defaults(block.rung, block.modality, params),
                 }
             ),
             objective=self.objective,
+            parents={} if start.digest is None else {PRETRAINING: start.digest},
         )
+
+    def _start(self, block: Block, backbone: BackboneSpec) -> Adapted:
+        """The weights that a block's experiments start from."""
+        if block.pretraining is not None:
+            return self.adapted[backbone, block.pretraining]
+        if block.strategy == "scratch":
+            return Adapted(backbone, RANDOM)
+        return Adapted(backbone, self.weights_digests[backbone])
 
 
 def input_contract(backbone: BackboneSpec, params: Mapping[str, Any]) -> Contract:
@@ -72,11 +94,12 @@ def input_contract(backbone: BackboneSpec, params: Mapping[str, Any]) -> Contrac
 
 def backbones_of(spec: SweepSpec) -> list[BackboneSpec]:
     """Every backbone that the search names, once, in order."""
-    found: dict[BackboneSpec, None] = {}
-    for block in spec.search:
-        for value in block.dimensions["backbone"].extremes:
-            found[BackboneSpec.model_validate(value)] = None
-    return list(found)
+    return list(dict.fromkeys(b for block in spec.search for b in block_backbones(block)))
+
+
+def block_backbones(block: Block) -> list[BackboneSpec]:
+    """Every backbone that a block names, in order."""
+    return [BackboneSpec.model_validate(v) for v in block.dimensions["backbone"].extremes]
 
 
 def values_of(block: Block, name: str) -> list[Any]:

@@ -103,7 +103,8 @@ class HandOver:
         head = self._heads.get(head_key(experiment)) if wants_head(experiment) else None
         if head is None:
             return experiment
-        return experiment.model_copy(update={"parents": {HEAD: head.digest}})
+        parents = {**experiment.parents, HEAD: head.digest}
+        return experiment.model_copy(update={"parents": parents})
 
     @property
     def heads(self) -> list[NamedHead]:

@@ -5,27 +5,28 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from orchestrator.data.audit import Audit
+from orchestrator.data.corpus import Corpus
 from orchestrator.data.examples import Examples
 from orchestrator.data.preparing import prepare_data
-from orchestrator.data.tokens import ensure_tokens
 from orchestrator.features.filling import search_rows
 from orchestrator.features.store import FeatureStore
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import initial_weights_digest
 from orchestrator.runtime.trial_run import VERSIONED
 from orchestrator.spec.backbones import facts_of
-from orchestrator.spec.parts import BackboneSpec, TaskSpec, TextContract, modality_of
+from orchestrator.spec.parts import TaskSpec, modality_of
+from orchestrator.spec.pretraining import Pretraining
 from orchestrator.spec.sweep import SweepSpec
-from orchestrator.spec.text_encoders import encoder_tokenizer
-from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
+from orchestrator.tuning.adapting import Adaptation, adaptation_of, corpus_for, unique
+from orchestrator.tuning.experiments import ExperimentFactory, backbones_of, block_backbones
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.sharing import Shared, shared_work, store_budget
 
@@ -38,6 +39,7 @@ class PreparedSweep:
     folder: SweepFolder
     examples: Examples
     audit: Audit
+    corpora: Mapping[Pretraining, Corpus] = field(default_factory=dict)
 
     @property
     def storage(self) -> Path:
@@ -77,13 +79,28 @@ class PreparedSweep:
                 backbone: initial_weights_digest(backbone, size=facts_of(backbone).input.size)
                 for backbone in backbones_of(self.spec)
             },
+            adapted={(a.backbone, a.pretraining): a.adapted() for a in self.adaptations()},
         )
+
+    def adaptations(self) -> list[Adaptation]:
+        """The pretrainings that its blocks ask for, each once; loads their backbones."""
+        return unique(
+            adaptation_of(block.pretraining, backbone, corpus, storage=self.storage)
+            for block in self.spec.search
+            if block.pretraining is not None
+            for corpus in [self.corpora[block.pretraining]]
+            for backbone in block_backbones(block)
+        )
+
+    def identity(self) -> str:
+        """The sweep's digest."""
+        return identity_of(self.spec, self.examples, self.corpora)
 
     def description(self) -> dict[str, Any]:
         """The content of `sweep.json`; the time of creation stays what it was."""
         return {
             "name": self.spec.name,
-            "digest": self.spec.identity(self.examples.digest),
+            "digest": self.identity(),
             "created_at": (self.folder.read("sweep.json") or {}).get("created_at")
             or datetime.now(UTC).isoformat(timespec="seconds"),
             "task": self.spec.task,
@@ -126,22 +143,30 @@ def prepare_sweep(
     )
     for line in prepared.audit.lines():
         told.say(f"data: {line}")
-    name = f"{spec.name}-{spec.identity(prepared.examples.digest)[:8]}"
+    corpora = {
+        block.pretraining: corpus_for(
+            block.pretraining,
+            block_backbones(block),
+            examples=prepared.examples,
+            cache=Path(spec.storage) / "data",
+            progress=told,
+        )
+        for block in spec.search
+        if block.pretraining is not None
+    }
+    name = f"{spec.name}-{identity_of(spec, prepared.examples, corpora)[:8]}"
     root = _newest(Path(spec.storage), name, fresh=fresh)
-    return PreparedSweep(spec, SweepFolder(root), prepared.examples, prepared.audit)
+    return PreparedSweep(spec, SweepFolder(root), prepared.examples, prepared.audit, corpora)
 
 
-def tokenize(examples: Examples, backbones: Iterable[BackboneSpec], progress: Progress) -> None:
-    """Turn the texts into the tokens of each encoder, once a tokenizer; images are left alone."""
-    for backbone in backbones:
-        contract = facts_of(backbone).input
-        if isinstance(contract, TextContract):
-            ensure_tokens(
-                examples,
-                encoder_tokenizer(backbone),
-                contract.tokenizer,
-                progress=lambda done, total: progress.count("texts tokenized", done, total),
-            )
+def identity_of(spec: SweepSpec, examples: Examples, corpora: Mapping[Pretraining, Corpus]) -> str:
+    """The digest of what a sweep searches on what data."""
+    digests = {
+        pretraining.corpus: corpus.digest
+        for pretraining, corpus in corpora.items()
+        if pretraining.corpus is not None
+    }
+    return spec.identity(examples.digest, digests)
 
 
 def _by_split(classes: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:

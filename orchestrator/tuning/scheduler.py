@@ -79,7 +79,10 @@ class FlaggingScheduler(FIFOScheduler):
             rule.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Flag the trial when its rule or the deadline says stop; always continue."""
+        """Flag the trial when its rule or the deadline says stop; always continue.
+
+        Defaults that a pretraining's gain is measured by are stopped by the deadline alone.
+        """
         self._clock.tick()
         ours = trial.config["trial"]
         if result.get("ended") or ours in self._flagged:
@@ -92,13 +95,8 @@ class FlaggingScheduler(FIFOScheduler):
             if rule is not None
             else TrialScheduler.CONTINUE
         )
-        reason = (
-            "budget"
-            if self._clock.over()
-            else self._name
-            if advice != TrialScheduler.CONTINUE
-            else None
-        )
+        advised = advice != TrialScheduler.CONTINUE and not trial.config["whole"]
+        reason = "budget" if self._clock.over() else self._name if advised else None
         if reason is not None:
             self._flagged.add(ours)
             self._signals.stop(ours, reason)

@@ -140,7 +140,8 @@ def screen_backbones(
     assert spec.screen is not None
     candidates: dict[BackboneSpec, Experiment] = {}
     for block in spec.search:
-        if issubclass(block.params_class, FineTuning):
+        # A domain-adaptive block's twin stands for it: backbones are ranked as they come.
+        if issubclass(block.params_class, FineTuning) and block.pretraining is None:
             for value in block.dimensions["backbone"].extremes:
                 experiment = factory.make(block, {**block.vetted(), "backbone": value})
                 candidates.setdefault(experiment.backbone, experiment)

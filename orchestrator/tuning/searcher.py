@@ -126,6 +126,7 @@ class SweepSearcher(Searcher):
             "trial": start.experiment.id,
             "block": block_number(self._blocks, start),
             "handed_over": HEAD in start.experiment.parents,
+            "whole": start.default and any(block.pretraining for block in self._blocks),
         }
 
 

@@ -24,19 +24,21 @@ from orchestrator.runtime.winner_test import ensure_tested
 from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.bank import can_join
+from orchestrator.tuning.adapting import ensure_pretrained
 from orchestrator.tuning.banking import banked_blocks, count_by_block, draw_heads, run_banks
 from orchestrator.tuning.clock import SweepClock
 from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
 from orchestrator.tuning.handing_over import HEADS, PLAN, HandOver, planned
 from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leaderboard
 from orchestrator.tuning.plan import ACTUAL, CostBook, actual_costs, bytes_below, make_plan
-from orchestrator.tuning.preparing import PreparedSweep, prepare_sweep, tokenize
+from orchestrator.tuning.preparing import PreparedSweep, prepare_sweep
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.scheduler import FlaggingScheduler
 from orchestrator.tuning.screening import SCREEN, Screen, screen_backbones
 from orchestrator.tuning.searcher import SweepSearcher, is_member, outcome_of
 from orchestrator.tuning.sharing import Shared, block_shares, store_budget
 from orchestrator.tuning.suggestions import Outcome, build_suggester
+from orchestrator.tuning.tokenizing import tokenize
 from orchestrator.tuning.tracking import Tracker
 from orchestrator.tuning.watching import SweepWatcher
 
@@ -151,6 +153,17 @@ class _Run:
         at_once = cluster.trials_at_once(self.spec.workers)
         factory = self.sweep.factory()
         shared = self._write_plan(factory, at_once)
+        if adaptations := self.sweep.adaptations():
+            if not ensure_pretrained(
+                adaptations,
+                cluster,
+                self.spec.workers,
+                seconds_left=self.clock.left,
+                progress=self.progress,
+            ):
+                return
+            factory = self.sweep.factory()
+            shared = self._write_plan(factory, at_once)
         stored = {work.need.key(self.sweep.examples): work for work in shared if work.stored}
         self.stored = tuple(stored)
         with leased(self.sweep.store, stored):

@@ -77,3 +77,18 @@ def write_texts(root: Path, n: int, *, seed: int) -> Path:
             text = " ".join([*chosen, str(rng.choice(words)), f"{'abcdefghij'[i % 10]}{label[:2]}"])
             (root / label / f"{i:03d}.txt").write_text(f"{text} {seed * 1000 + i}\n")
     return root
+
+
+def write_phrases(root: Path, n: int, *, seed: int) -> Path:
+    """`n` texts without labels whose words follow from the words before them."""
+    rng = np.random.default_rng(seed)
+    kinds = list(WORDS.values())
+    root.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        words = kinds[int(rng.integers(len(kinds)))]
+        at, text = int(rng.integers(len(words))), []
+        for _ in range(int(rng.integers(10, 60))):
+            text += ["the", words[at % len(words)]]
+            at += 1
+        (root / f"{i:03d}.txt").write_text(" ".join(text) + "\n")
+    return root

@@ -31,6 +31,7 @@ class Running:
     trial_id: str
     block: int = 0
     handed_over: bool = False
+    whole: bool = False
 
     @property
     def config(self) -> dict[str, Any]:
@@ -38,6 +39,7 @@ class Running:
             "trial": self.trial_id,
             "block": self.block,
             "handed_over": self.handed_over,
+            "whole": self.whole,
         }
 
 
@@ -155,3 +157,18 @@ def test_the_first_rung_follows_the_longest_warm_up(
     dimensions: dict[str, Any], expected: int
 ) -> None:
     assert first_rung(partial_block(**dimensions)) == expected
+
+
+def test_a_default_that_a_gain_is_measured_by_is_stopped_by_the_deadline_alone(
+    tmp_path: Path,
+) -> None:
+    flags, now = Flags(), [0.0]
+    scheduler = scheduler_of(tmp_path, flags, clock_s=now)
+    good, whole = Running("good"), Running("whole", whole=True)
+    added(scheduler, good, whole)
+    told(scheduler, good, 3, 0.9)
+    told(scheduler, whole, 3, 0.1)
+    assert flags.raised == {}
+    now[0] = 61.0
+    told(scheduler, whole, 4, 0.1)
+    assert flags.raised == {"whole": "budget"}

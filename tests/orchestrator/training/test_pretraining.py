@@ -1,0 +1,305 @@
+"""Pretraining of text encoders: what it learns, what it is compared with, and its interruptions."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from orchestrator.data.corpus import Corpus, read_corpus
+from orchestrator.data.tokens import ensure_tokens
+from orchestrator.errors import DivergedError, IntegrityError
+from orchestrator.models.masked_language import MaskedLanguageModel
+from orchestrator.models.text_backbone import build_text_backbone
+from orchestrator.models.weights import tensors_digest
+from orchestrator.spec.backbones import facts_of
+from orchestrator.spec.parts import BackboneSpec
+from orchestrator.spec.pretraining import CorpusSpec, MaskedLanguage
+from orchestrator.spec.text_encoders import encoder_tokenizer, tokenizer_digest
+from orchestrator.training.masked_language import MaskedLanguageObjective
+from orchestrator.training.objectives import build_objective
+from orchestrator.training.pretraining import PretrainingResult, run_pretraining
+from orchestrator.training.workers import Workers
+from tests.orchestrator.text_material import write_encoder, write_phrases
+
+ALONE = Workers(rank=0, world_size=1, device=torch.device("cpu"))
+PARAMS = MaskedLanguage(epochs=2, lr=3e-3, batch_size=8, max_length=32, held_out=0.2, seed=3)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> BackboneSpec:
+    folder = write_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
+    return BackboneSpec(name="tiny", folder=str(folder))
+
+
+@pytest.fixture(scope="module")
+def corpus(encoder: BackboneSpec, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    root = tmp_path_factory.mktemp("corpus")
+    return corpus_of(root, encoder)
+
+
+@pytest.fixture(scope="module")
+def headed(
+    encoder: BackboneSpec, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+) -> BackboneSpec:
+    """The encoder with a head of its own, which needs no warm-up."""
+    folder = tmp_path_factory.mktemp("headed")
+    objective_of(PARAMS, encoder, corpus).save(folder)
+    return BackboneSpec(name="tiny", folder=str(folder))
+
+
+def corpus_of(root: Path, encoder: BackboneSpec) -> Corpus:
+    write_phrases(root / "texts", 80, seed=0)
+    found = read_corpus(
+        CorpusSpec(files=(str(root / "texts"),)),
+        modality="text",
+        fraction=PARAMS.held_out,
+        seed=PARAMS.seed,
+        cache=root / "cache",
+    )
+    tokenizer = encoder_tokenizer(encoder)
+    ensure_tokens(found.examples, tokenizer, tokenizer_digest(tokenizer))
+    return found
+
+
+def objective_of(
+    params: MaskedLanguage, encoder: BackboneSpec, corpus: Corpus
+) -> MaskedLanguageObjective:
+    found = build_objective(params, encoder, corpus.examples, workers=ALONE, threads=1)
+    assert isinstance(found, MaskedLanguageObjective)
+    return found
+
+
+def run(
+    objective: MaskedLanguageObjective,
+    params: MaskedLanguage,
+    root: Path,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    checkpoint_s: float = 1e9,
+) -> PretrainingResult | None:
+    return run_pretraining(
+        objective,
+        params,
+        digest="d",
+        workers=ALONE,
+        checkpoints=root,
+        told=lambda _: None,
+        stopped=stopped,
+        checkpoint_s=checkpoint_s,
+    )
+
+
+def tensors(model: MaskedLanguageModel) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.named_parameters()}
+
+
+def test_the_encoder_learns_beyond_its_converged_head(
+    encoder: BackboneSpec, corpus: Corpus, tmp_path: Path
+) -> None:
+    params = PARAMS.model_copy(update={"epochs": 6})
+    objective = objective_of(params, encoder, corpus)
+    initial = tensors(objective.model)
+    result = run(objective, params, tmp_path)
+    assert result is not None
+    assert result.warm_up["head"] == "new"
+    assert result.after["perplexity"] < 0.9 * result.before["perplexity"]
+    assert result.before["perplexity"] == pytest.approx(np.exp(result.before["loss"]))
+    assert [row.epoch for row in result.epochs] == list(range(1, 7))
+    moved = [n for n, t in tensors(objective.model).items() if not torch.equal(t, initial[n])]
+    assert any(".encoder.layer.0." in name for name in moved)
+
+
+def test_before_the_first_step_only_the_head_is_new_and_it_has_converged(
+    encoder: BackboneSpec, corpus: Corpus
+) -> None:
+    objective = objective_of(PARAMS, encoder, corpus)
+    initial, untrained = tensors(objective.model), objective.measure()["loss"]
+    head = {id(p) for p in objective.model.head_parameters()}
+    names = {name for name, p in objective.model.named_parameters() if id(p) in head}
+    told = objective.warm_up(lambda _: None)
+    after = tensors(objective.model)
+    assert {n for n in after if not torch.equal(after[n], initial[n])} == names
+    assert all(p.requires_grad and p.grad is None for p in objective.model.parameters())
+    losses, reached = told["held_out_losses"], objective.measure()["loss"]
+    assert reached == pytest.approx(min(losses), rel=1e-4)
+    assert reached < untrained
+    again = objective.warm_up(lambda _: None)["held_out_losses"]
+    assert min(again) == pytest.approx(reached, rel=5e-3)
+
+
+def test_weights_with_a_head_of_their_own_keep_it(headed: BackboneSpec, corpus: Corpus) -> None:
+    objective = objective_of(PARAMS, headed, corpus)
+    initial = tensors(objective.model)
+    assert objective.warm_up(lambda _: None) == {"head": "own"}
+    assert all(torch.equal(t, initial[n]) for n, t in tensors(objective.model).items())
+
+
+def test_what_is_saved_is_a_backbone_and_loads_in_the_library(
+    encoder: BackboneSpec, corpus: Corpus, tmp_path: Path
+) -> None:
+    objective = objective_of(PARAMS, encoder, corpus)
+    objective.save(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+    spec = BackboneSpec(name="other", folder=str(tmp_path))
+    built = build_text_backbone(spec, facts_of(spec), size=None, seed=5)
+    parent = build_text_backbone(encoder, facts_of(encoder), size=None, seed=0)
+    assert tensors_digest(built) == tensors_digest(parent)
+    loaded = transformers.AutoModel.from_pretrained(tmp_path)
+    assert torch.equal(
+        loaded.embeddings.word_embeddings.weight,
+        objective.model.library.bert.embeddings.word_embeddings.weight,
+    )
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_stopped_anywhere_it_ends_bit_equal(
+    headed: BackboneSpec, corpus: Corpus, tmp_path: Path, accumulate: int
+) -> None:
+    params = PARAMS.model_copy(update={"accumulate": accumulate})
+    whole = objective_of(params, headed, corpus)
+    expected = run(whole, params, tmp_path / "whole")
+    assert expected is not None
+
+    steps = itertools.count(1)
+    for _ in range(20):
+        parts = objective_of(params, headed, corpus)
+        result = run(parts, params, tmp_path / "parts", stopped=lambda: next(steps) % 4 == 0)
+        if result is not None:
+            break
+    assert result is not None
+    assert next(steps) > 8
+    assert result.before == expected.before
+    assert [replace(r, seconds=0.0) for r in result.epochs] == [
+        replace(r, seconds=0.0) for r in expected.epochs
+    ]
+    for name, tensor in tensors(whole.model).items():
+        assert torch.equal(tensor, tensors(parts.model)[name]), name
+
+
+def test_a_batch_in_parts_is_the_batch(
+    headed: BackboneSpec, corpus: Corpus, tmp_path: Path
+) -> None:
+    losses = []
+    for accumulate in (1, 4):
+        params = PARAMS.model_copy(update={"accumulate": accumulate, "epochs": 1})
+        objective = objective_of(params, headed, corpus)
+        for module in objective.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        result = run(objective, params, tmp_path / str(accumulate))
+        assert result is not None
+        losses.append(result.after["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_checkpoints_within_an_epoch_come_with_time_and_two_are_kept(
+    headed: BackboneSpec, corpus: Corpus, tmp_path: Path
+) -> None:
+    run(objective_of(PARAMS, headed, corpus), PARAMS, tmp_path, checkpoint_s=0.0)
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    n_steps = -(-objective_of(PARAMS, headed, corpus).n_rows // PARAMS.batch_size)
+    last = 1 + PARAMS.epochs * n_steps
+    assert kept == [f"epoch-{last - 1:04d}", f"epoch-{last:04d}"]
+
+
+def test_the_checkpoints_of_another_pretraining_are_refused(
+    headed: BackboneSpec, corpus: Corpus, tmp_path: Path
+) -> None:
+    run(objective_of(PARAMS, headed, corpus), PARAMS, tmp_path)
+    with pytest.raises(IntegrityError, match="another pretraining"):
+        run_pretraining(
+            objective_of(PARAMS, headed, corpus),
+            PARAMS,
+            digest="other",
+            workers=ALONE,
+            checkpoints=tmp_path,
+            told=lambda _: None,
+        )
+
+
+def test_a_loss_that_is_no_number_says_which_rate_to_lower(
+    headed: BackboneSpec, corpus: Corpus, tmp_path: Path
+) -> None:
+    params = PARAMS.model_copy(update={"lr": 10.0, "clip_norm": 0.0, "epochs": 30})
+    objective = objective_of(params, headed, corpus)
+    with torch.no_grad():
+        objective.model.library.bert.embeddings.word_embeddings.weight.mul_(float("inf"))
+    with pytest.raises(DivergedError, match=r"pretraining\.lr \(10\)"):
+        run(objective, params, tmp_path)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.orchestrator.training import test_pretraining as t
+from orchestrator.spec.parts import BackboneSpec
+root = Path(sys.argv[1])
+encoder = BackboneSpec(name="tiny", folder=sys.argv[2])
+objective = t.objective_of(t.PARAMS, encoder, t.corpus_of(root, encoder))
+result = t.run(objective, t.PARAMS, root / "checkpoints", checkpoint_s=0.0)
+(root / "out").mkdir()
+objective.save(root / "out")
+(root / "done").write_text("1")
+"""
+
+
+def test_killed_it_ends_bit_equal(headed: BackboneSpec, corpus: Corpus, tmp_path: Path) -> None:
+    whole = objective_of(PARAMS, headed, corpus)
+    assert run(whole, PARAMS, tmp_path / "whole") is not None
+    (tmp_path / "expected").mkdir()
+    whole.save(tmp_path / "expected")
+
+    for wanted in (2, 4):  # checkpoints to wait for before each kill
+        process = started(tmp_path, headed)
+        deadline_s = time.monotonic() + 120
+        while newest_number(tmp_path / "checkpoints") < wanted:
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline_s, "no checkpoint came"
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "done").exists()
+    assert started(tmp_path, headed).wait(timeout=120) == 0
+    expected = load_file(tmp_path / "expected" / "model.safetensors")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def started(root: Path, encoder: BackboneSpec) -> subprocess.Popen[bytes]:
+    top = str(Path(__file__).parents[3])
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(root), str(encoder.folder)],
+        env={**os.environ, "PYTHONPATH": top, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        cwd=top,
+    )
+
+
+def newest_number(root: Path) -> int:
+    manifests = [path.parent.name for path in root.glob("epoch-*/manifest.json")]
+    return max((int(name.removeprefix("epoch-")) for name in manifests), default=0)
+
+
+def test_a_result_is_plain_json(headed: BackboneSpec, corpus: Corpus, tmp_path: Path) -> None:
+    result = run(objective_of(PARAMS, headed, corpus), PARAMS, tmp_path)
+    assert result is not None
+    content = json.loads(json.dumps(result.to_json()))
+    assert content["epochs"][0]["held_out"].keys() == {"loss", "perplexity"}
