@@ -34,6 +34,10 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
             else f"recomputed: no room for {row['bytes'] / 2**20:.0f} MiB"
         )
         terminal.show(f"shared: {row['what']}, read by {row['trials']:g} trials, {kept}")
+    for row in plan["pretrainings"]:
+        each = "unknown" if row["seconds"] is None else f"{row['seconds'] / 60:.1f} minutes"
+        said = "is there already" if row["done"] else f"{row['epochs']} epochs, {each}"
+        terminal.show(f"first: {row['what']}, {row['rows']:,} rows, {said}")
     terminal.show(_forecast(plan))
     terminal.show(f"plan: {folder / 'plan.json'}")
     return 0, {"sweep": str(folder), **plan}

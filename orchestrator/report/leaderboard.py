@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.report.adaptation import Adaptation
 from orchestrator.report.comparison import Comparison
 from orchestrator.report.figures import scrolling
 from orchestrator.report.marks import strategy_class
@@ -15,8 +16,11 @@ SPARK_WIDTH, SPARK_HEIGHT = 72.0, 18.0
 SIGNS = {"finished": "●", "stopped": "◐", "diverged": "✕", "failed": "▲"}
 
 
-def leaderboard(view: SweepView, comparison: Comparison) -> Safe:
+def leaderboard(
+    view: SweepView, comparison: Comparison, adapted: Sequence[Adaptation] = ()
+) -> Safe:
     """The table, or a sentence where no trial ended."""
+    twins = [one.twin for one in adapted if one.twin is not None]
     if not view.trials:
         return el("p", "No trial has ended yet.", class_="empty")
     metrics = _metrics(view)
@@ -34,7 +38,7 @@ def leaderboard(view: SweepView, comparison: Comparison) -> Safe:
         for t in titles
     ]
     bounds = _bounds(view)
-    rows = [_row(view, t, metrics, comparison, bounds) for t in view.trials]
+    rows = [_row(view, t, metrics, comparison, bounds, twins) for t in view.trials]
     table = el(
         "table",
         el("thead", el("tr", *head)),
@@ -57,10 +61,11 @@ def _row(
     metrics: Sequence[str],
     comparison: Comparison,
     bounds: tuple[float, float],
+    twins: Sequence[TrialView],
 ) -> Safe:
     cells = [
         _cell(str(trial.rank) if trial.rank is not None else MISSING, sort=trial.rank),
-        _objective(view, trial, comparison),
+        _objective(view, trial, comparison, twins),
         el("td", _sparkline(view, trial, bounds)),
         el(
             "td",
@@ -90,7 +95,9 @@ def _row(
     )
 
 
-def _objective(view: SweepView, trial: TrialView, comparison: Comparison) -> Safe:
+def _objective(
+    view: SweepView, trial: TrialView, comparison: Comparison, twins: Sequence[TrialView]
+) -> Safe:
     shown = trial.objective if trial.scored else None
     badges: list[str] = []
     if trial is view.winner:
@@ -99,6 +106,9 @@ def _objective(view: SweepView, trial: TrialView, comparison: Comparison) -> Saf
         badges.append(el("span", "≈", class_="badge", title="within noise of the winner"))
     if trial.default:
         badges.append(el("span", "default", class_="badge", title="its block's vetted default"))
+    if any(trial is twin for twin in twins):
+        words = "a domain-adaptive default's twin without pretraining"
+        badges.append(el("span", "twin", class_="badge", title=words))
     if trial is view.baseline:
         badges.append(el("span", "baseline", class_="badge"))
     attributes = {"data_v": repr(shown)} if shown is not None else {}

@@ -9,6 +9,7 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
+from orchestrator.report.adaptation import adaptation, adaptations
 from orchestrator.report.comparison import Comparison, compare
 from orchestrator.report.data_sheet import data_sheet
 from orchestrator.report.figures import section
@@ -112,14 +113,14 @@ def _navigation(view: SweepView) -> Safe:
 
 
 def _sections(view: SweepView, comparison: Comparison, preview: Preview | None) -> list[Safe]:
-    metric = view.objective.metric
+    metric, adapted = view.objective.metric, adaptations(view)
     direction = "higher" if view.objective.mode == "max" else "lower"
     return [
         headline(view, comparison, hints(view, comparison)),
         section(
             "leaderboard",
             "Leaderboard",
-            leaderboard(view, comparison),
+            leaderboard(view, comparison, adapted),
             lead=f"Ranked by `{metric}` on validation at each trial's best epoch; {direction} is "
             "better." + (" ≈ marks trials within noise of the winner." if comparison.ties else ""),
         ),
@@ -129,6 +130,7 @@ def _sections(view: SweepView, comparison: Comparison, preview: Preview | None) 
             parallel_coordinates(view),
             parameter_panels(view),
             screening(view),
+            adaptation(view, adapted),
         ),
         section("cost", "Score against cost", pareto(view), strategy_strip(view)),
         section("learning", "Learning", learning_curves(view)),

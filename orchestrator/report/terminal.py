@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.report.adaptation import adaptations
 from orchestrator.report.comparison import Comparison, compare
 from orchestrator.report.hints import Hint, hints
 from orchestrator.report.reading import read_sweep
@@ -139,6 +140,8 @@ def _verdict(view: SweepView, comparison: Comparison) -> Text:
             if gain.interval:
                 pair = f"{signed(gain.interval.low)} to {signed(gain.interval.high)}"
                 text.append(f" (95 % {pair})", "dim")
+    for adapted in adaptations(view):
+        text.append(f"\n{adapted.sentence}")
     speed = winner.images_per_s
     return text.append(f"\n{number(round(speed))} images/s in training", "dim") if speed else text
 

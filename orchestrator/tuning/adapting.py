@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from orchestrator.data.corpus import Corpus, corpus_of_examples, evaluated_contents, read_corpus
 from orchestrator.data.examples import Examples
@@ -20,8 +20,14 @@ from orchestrator.runtime.pretraining_run import PretrainingTicket, run_on_clust
 from orchestrator.runtime.process_cache import initial_weights_digest
 from orchestrator.spec.backbones import backbone_modality, facts_of
 from orchestrator.spec.parts import BackboneSpec
-from orchestrator.spec.pretraining import Pretraining, pretraining_digest
+from orchestrator.spec.pretraining import (
+    MaskedLanguage,
+    Pretraining,
+    SimSiam,
+    pretraining_digest,
+)
 from orchestrator.spec.sweep import WorkersSpec
+from orchestrator.training.objectives import packed_rows
 from orchestrator.tuning.experiments import Adapted
 from orchestrator.tuning.progress import Progress
 from orchestrator.tuning.tokenizing import tokenize
@@ -73,6 +79,17 @@ class Adaptation:
         spec = self.folder.adapted(self.backbone)
         weights = initial_weights_digest(spec, size=facts_of(spec).input.size)
         return Adapted(spec, weights, self.digest)
+
+    def n_rows(self) -> int:
+        """Rows of an epoch: packed texts, or images."""
+        match self.pretraining:
+            case MaskedLanguage():
+                learnt, _ = packed_rows(self.pretraining, self.backbone, self.corpus.examples)
+                return len(learnt)
+            case SimSiam():
+                return len(self.corpus) - self.corpus.n_held_out
+            case _:
+                assert_never(self.pretraining)
 
     def __str__(self) -> str:
         n = len(self.corpus) - self.corpus.n_held_out

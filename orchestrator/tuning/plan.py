@@ -92,6 +92,7 @@ def make_plan(
     costs: CostBook,
     probe: bool,
     progress: Progress,
+    pretrainings_s: float | None = 0.0,
 ) -> dict[str, Any]:
     """The content of `plan.json`.
 
@@ -104,6 +105,7 @@ def make_plan(
         costs: Known costs of steps; new measurements are added.
         probe: Whether to measure what is not known.
         progress: Told what is measured.
+        pretrainings_s: Of the pretrainings to come, one after the other; None when not known.
     """
     shares = block_shares(spec)
     stored = {work.need for work in shared if work.stored}
@@ -121,7 +123,7 @@ def make_plan(
         "at_once": at_once,
         "blocks": [asdict(plan) for plan in blocks],
         "shared": rows,
-        "forecast": _forecast(spec, blocks, shared, costs, at_once),
+        "forecast": _forecast(spec, blocks, shared, costs, at_once, pretrainings_s),
     }
 
 
@@ -144,6 +146,16 @@ class CostBook:
         """Seconds an image of a backbone's forward pass, if any step of it was measured."""
         found = self._costs.get(_forward_key(backbone, image_size))
         return None if found is None else float(found["forward_s"])
+
+    def seconds(self, key: str) -> float | None:
+        """Seconds that were kept under a key."""
+        found = self._costs.get(key)
+        return None if found is None else float(found["seconds"])
+
+    def keep_seconds(self, key: str, seconds: float) -> None:
+        """Keep measured seconds."""
+        self._costs[key] = {"seconds": seconds}
+        write_json(self._path, self._costs)
 
     def measure(self, part: Part) -> None:
         """Measure it now, in at most PROBE_STEPS steps, and keep it."""
@@ -327,9 +339,10 @@ def _forecast(
     shared: Sequence[Shared],
     costs: CostBook,
     at_once: int,
+    pretrainings_s: float | None,
 ) -> dict[str, Any] | None:
     """Wall and device time, memory and disk of the whole sweep; None when a cost is unknown."""
-    if any(plan.seconds_each is None for plan in blocks):
+    if pretrainings_s is None or any(plan.seconds_each is None for plan in blocks):
         return None
     stored = [work for work in shared if work.stored]
     passes = {work.need.source: work.images for work in stored}
@@ -338,7 +351,8 @@ def _forecast(
         images * (costs.forward_s(source.backbone.name, source.input.size) or 0.0)
         for source, images in passes.items()
     )
-    seconds = device_s / max(1, at_once)
+    seconds = device_s / max(1, at_once) + pretrainings_s
+    device_s += pretrainings_s
     limit_s = math.inf if spec.budget.minutes is None else spec.budget.minutes * 60
     return {
         "seconds": round(min(seconds, limit_s), 1),

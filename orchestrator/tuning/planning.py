@@ -9,6 +9,7 @@ import torch
 
 from orchestrator.runtime.cluster import joined_cluster, local_cluster
 from orchestrator.spec.sweep import SweepSpec
+from orchestrator.tuning.adaptation_plan import PRETRAININGS, pretraining_rows, seconds_to_come
 from orchestrator.tuning.handing_over import PLAN, planned
 from orchestrator.tuning.plan import CostBook, make_plan
 from orchestrator.tuning.preparing import prepare_sweep
@@ -37,16 +38,20 @@ def plan_sweep(
             at_once = cluster.trials_at_once(spec.workers)
     torch.set_num_threads(max(1, int(spec.workers.cpus)))
     factory = sweep.factory()
+    costs = CostBook(sweep.storage / "costs.json")
+    rows = pretraining_rows(sweep.adaptations(), costs, probe=probe, progress=progress)
     plan = make_plan(
         spec,
         factory,
         sweep.examples,
         shared=sweep.shared(factory),
         at_once=at_once,
-        costs=CostBook(sweep.storage / "costs.json"),
+        costs=costs,
         probe=probe,
         progress=progress,
+        pretrainings_s=seconds_to_come(rows),
     )
+    plan[PRETRAININGS] = rows
     with sweep.folder.locked():
         sweep.folder.write(PLAN, planned(sweep.folder, plan))
     return sweep.folder.root, plan

@@ -17,7 +17,6 @@ import numpy as np
 from scipy.stats import rankdata
 
 from orchestrator.data.examples import Examples
-from orchestrator.features.filling import feature_key, search_rows
 from orchestrator.features.store import FeatureStore
 from orchestrator.features.transferability import log_me
 from orchestrator.runtime.folders import TrialStart
@@ -30,6 +29,7 @@ from orchestrator.spec.sweep import SweepSpec
 from orchestrator.tasks.losses import one_hot
 from orchestrator.tuning.experiments import ExperimentFactory
 from orchestrator.tuning.leaderboard import is_candidate
+from orchestrator.tuning.stored_features import training_features
 
 SCREEN = "screen"
 MOST_ROWS = 5_000
@@ -195,20 +195,8 @@ def _best_heads(heads: Iterable[Record], spec: SweepSpec) -> dict[BackboneSpec, 
 
 def _log_me(experiment: Experiment, examples: Examples, store: FeatureStore) -> float:
     """LogME of the stored features of at most MOST_ROWS training examples, evenly drawn."""
-    key = feature_key(
-        experiment.backbone,
-        experiment.weights_digest,
-        experiment.input,
-        experiment.data_digest,
-        output=experiment.strategy.pooling,
-        view=0,
-        precision=experiment.strategy.stored_precision,
-    )
-    found = store.find(key)
+    found = training_features(experiment, examples, store, most=MOST_ROWS)
     assert found is not None, f"no features of {experiment.backbone.name} are stored"
-    train = examples.indices("train")
-    # Rows are ordered by content hash, so any stride is random.
-    rows = train[np.linspace(0, len(train) - 1, min(MOST_ROWS, len(train))).astype(np.int64)]
-    features = found.take(np.searchsorted(search_rows(examples), rows))
+    rows, features = found
     targets = one_hot(examples.targets()[rows], experiment.task).double().numpy()
-    return log_me(np.asarray(features, np.float32), targets)
+    return log_me(features, targets)

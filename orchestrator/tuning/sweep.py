@@ -24,6 +24,12 @@ from orchestrator.runtime.winner_test import ensure_tested
 from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.bank import can_join
+from orchestrator.tuning.adaptation_plan import (
+    PRETRAININGS,
+    pretraining_rows,
+    seconds_to_come,
+    with_neighbours,
+)
 from orchestrator.tuning.adapting import ensure_pretrained
 from orchestrator.tuning.banking import banked_blocks, count_by_block, draw_heads, run_banks
 from orchestrator.tuning.clock import SweepClock
@@ -168,6 +174,7 @@ class _Run:
         self.stored = tuple(stored)
         with leased(self.sweep.store, stored):
             self._fill(stored)
+            self._note_neighbours(factory)
             self._spend(factory, at_once, tracker)
 
     def _fill(self, stored: Mapping[FeatureKey, Shared]) -> None:
@@ -195,6 +202,24 @@ class _Run:
             gpus=self.spec.workers.gpus,
             progress=self.progress.count,
         )
+
+    def _note_neighbours(self, factory: ExperimentFactory) -> None:
+        """Add to the plan what the stored features say of the pretrainings."""
+        plan = self.folder.read(PLAN) or {}
+        rows = with_neighbours(
+            plan.get(PRETRAININGS, []),
+            self.spec.search,
+            factory,
+            examples=self.sweep.examples,
+            store=self.sweep.store,
+        )
+        for row in rows:
+            if pair := row.get("neighbours"):
+                self.progress.say(
+                    f"{row['what']}: neighbours of the same class by frozen features "
+                    f"{pair['before']:.3f} before, {pair['after']:.3f} after"
+                )
+        self.folder.write(PLAN, {**plan, PRETRAININGS: rows})
 
     def _spend(self, factory: ExperimentFactory, at_once: int, tracker: Tracker) -> None:
         """Spend the budget: heads in banks, then fine-tuning, until neither has more."""
@@ -458,17 +483,21 @@ class _Run:
 
     def _write_plan(self, factory: ExperimentFactory, at_once: int) -> list[Shared]:
         shared = self.sweep.shared(factory)
+        costs = CostBook(self.sweep.storage / "costs.json")
+        adaptations = self.sweep.adaptations()
+        rows = pretraining_rows(adaptations, costs, probe=False, progress=self.progress)
         plan = make_plan(
             self.spec,
             factory,
             self.sweep.examples,
             shared=shared,
             at_once=at_once,
-            costs=CostBook(self.sweep.storage / "costs.json"),
+            costs=costs,
             probe=False,
             progress=self.progress,
+            pretrainings_s=seconds_to_come(rows),
         )
-        self.folder.write(PLAN, planned(self.folder, plan))
+        self.folder.write(PLAN, planned(self.folder, {**plan, PRETRAININGS: rows}))
         return shared
 
     def _write_actual(self) -> None:
