@@ -8,7 +8,7 @@ from orchestrator.models.weights import prefix_digest
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.parts import InputContract
-from orchestrator.spec.strategy import FeatureExtraction, Partial
+from orchestrator.spec.strategy import FeatureExtraction, PartialTuning
 from orchestrator.spec.text_encoders import encoder_config
 
 
@@ -20,7 +20,7 @@ def frozen_cut(experiment: Experiment, backbone: Backbone) -> Cut | None:
     match experiment.strategy:
         case FeatureExtraction():
             return "features"
-        case Partial(unfreeze=unfreeze):
+        case PartialTuning(unfreeze=unfreeze):
             return backbone.deepest_cut(unfreeze)
         case _:
             return None

@@ -9,7 +9,7 @@ from orchestrator.models.backbone import Backbone, Prefix, is_adapter
 from orchestrator.models.classifier import Classifier
 from orchestrator.models.freezing import last_stages, set_trainable
 from orchestrator.models.head import Head
-from orchestrator.spec.strategy import Partial, StrategyParams
+from orchestrator.spec.strategy import PartialTuning, StrategyParams
 from orchestrator.training.phases import Phase
 
 
@@ -24,7 +24,7 @@ class Network(Classifier):
 
     def __init__(self, backbone: Backbone, head: Head, params: StrategyParams) -> None:
         super().__init__(backbone, head, params)
-        if isinstance(params, Partial) and params.adapter == "lora":
+        if isinstance(params, PartialTuning) and params.adapter == "lora":
             assert params.lora_rank is not None
             assert params.lora_alpha is not None
             assert params.lora_dropout is not None
