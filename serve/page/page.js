@@ -148,7 +148,7 @@ function showModel() {
   const [metric, value] = Object.entries(metrics || {})[0] || [];
   $("facts").replaceChildren(...[
     words(task), `version ${version}${alias ? ` (${alias})` : ""}`,
-    labels.length ? some(labels.length, "label") : null,
+    labels.length && accepts[0] !== "question" ? some(labels.length, "label") : null,
     metric ? `${words(metric)} ${value.toFixed(3)}` : null,
     candidate ? `${candidate.mode}: version ${candidate.version}, ${percent(candidate.share)}` : null,
   ].filter(Boolean).map((fact) => make("span", {}, fact)));
@@ -273,6 +273,7 @@ async function run(inputs, options) {
   const section = make("article", { class: "run waiting", "aria-busy": "true" },
     make("div", { class: "cards" }, ...cards));
   $("runs").prepend(section);
+  show(section);
   try {
     const told = await ask(pathOf(model.name, ":predict"), options);
     section.prepend(runHead(told));
@@ -289,6 +290,13 @@ async function run(inputs, options) {
     section.removeAttribute("aria-busy");
     $("send").disabled = false;
   }
+}
+
+// On a phone the answers are below the fields, and would come unseen.
+function show(section) {
+  if (section.getBoundingClientRect().top < 0.7 * innerHeight) return;
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  $("answers").scrollIntoView({ behavior: still ? "auto" : "smooth" });
 }
 
 // What a screen reader is told; eyes see the cards.

@@ -160,6 +160,17 @@ def test_a_text_is_asked_about_with_the_keyboard_alone(
     assert browser.faults(url) == []
 
 
+def test_answers_below_the_screen_are_brought_into_view(browser: Browser, url: str) -> None:
+    browser.open("about:blank", width=390)
+    browser.open(f"{url}#words", width=390, height=600)
+    browser.wait(LOADED)
+    browser.run("document.getElementById('text').focus()")
+    browser.type(TEXT)
+    browser.run("document.getElementById('send').click()")
+
+    browser.wait("document.querySelector('.run-head')?.getBoundingClientRect().top < 400")
+
+
 def test_everything_that_takes_focus_shows_it_and_has_a_name(browser: Browser, url: str) -> None:
     opened(browser, url)
     names, shown = [], []
