@@ -18,7 +18,7 @@ Runner = Literal["onnx", "torch"]
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 
-_POINT_S = 1.0  # spent on a point, where a call takes less than a tenth of it
+_POINT_S = 0.5  # spent on a point, where calls are quick
 _FEWEST_CALLS, _MOST_CALLS = 3, 50
 _TOO_LONG_S = 2.0  # a call; larger batches are then left out
 

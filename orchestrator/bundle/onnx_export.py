@@ -96,7 +96,9 @@ def export_onnx(
             f"than {TOLERANCE:g}"
         )
     report = OnnxReport(opset=OPSET, tolerance=TOLERANCE, max_difference=largest)
-    return Exported(model, report, graph.handed_on if _can_be_cut(model, graph, samples[0]) else ())
+    whole = run_session(session, samples[0])
+    is_cut = bool(graph.handed_on) and _halves_agree(model, graph, samples[0], whole)
+    return Exported(model, report, graph.handed_on if is_cut else ())
 
 
 class _Graph(nn.Module):
@@ -185,18 +187,14 @@ def _dynamic(name: str, graph: _Graph, view: Prepared) -> dict[int, str]:
     return {0: "n", 1: "length"} if states or name in ("ids", "mask") else {0: "n"}
 
 
-def _can_be_cut(model: bytes, graph: _Graph, view: Prepared) -> bool:
-    """Whether its two halves in a row say what the whole does."""
-    if not graph.handed_on:
-        return False
+def _halves_agree(model: bytes, graph: _Graph, view: Prepared, whole: Outputs) -> bool:
+    """Whether the two halves in a row say what the whole does."""
     try:
         trunk = Half(open_session(trunk_of(model, graph.handed_on), threads=None))
         suffix = Half(open_session(suffix_of(model, graph.handed_on), threads=None))
     except (OnnxError, BundleError):
         return False
-    found = suffix.outputs(trunk.handed_on(view))
-    whole = run_session(open_session(model, threads=None), view)
-    return _difference(found, whole) <= TOLERANCE
+    return _difference(suffix.outputs(trunk.handed_on(view)), whole) <= TOLERANCE
 
 
 @torch.inference_mode()
