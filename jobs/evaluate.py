@@ -8,17 +8,31 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from jobs.label_arguments import (
+    add_label_arguments,
+    bundle_named,
+    given_labels,
+    named_clip,
+    predictor_of,
+)
 from jobs.registry_arguments import add_registry_argument
 from jobs.runtime_arguments import add_runtime_arguments
 from jobs.terminal import Terminal
+from orchestrator.spec.prompts import LabelSet, with_templates
 
 BATCH_SIZE = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, name or name@alias")
+    parser.add_argument(
+        "bundle",
+        metavar="BUNDLE",
+        help="a bundle's folder, name or name@alias; or a CLIP, whose labels are the data's unless "
+        "--labels says others",
+    )
     parser.add_argument("data", metavar="DATA", help="a labelled set, as `data.test` takes it")
+    add_label_arguments(parser)
     add_runtime_arguments(parser)
     parser.add_argument("--threads", type=int, default=2, help="decoding threads")
     add_registry_argument(parser)
@@ -28,20 +42,21 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     """Run the verb."""
     import numpy as np
 
-    from orchestrator.bundle.bundle import open_bundle
-    from orchestrator.bundle.locating import locate
-    from orchestrator.bundle.predictor import load_predictor
-    from orchestrator.data.evaluation_set import evaluation_set
+    from orchestrator.data.evaluation_set import evaluation_set, labels_in
     from orchestrator.spec.locations import absolute
     from orchestrator.tasks.metrics import wilson_interval
     from orchestrator.tasks.task import build_task
 
-    bundle = open_bundle(locate(args.bundle, registry_uri=args.registry))
-    predictor = load_predictor(bundle, runtime=args.runtime, device=args.device)
+    location, labels = absolute(args.data, Path.cwd()), given_labels(args)
     with tempfile.TemporaryDirectory(prefix="orchestrator-evaluate-") as cache:
+        if labels is None and named_clip(args.bundle) is not None:
+            names = labels_in(location, cache=Path(cache) / "names")
+            labels = with_templates(LabelSet(labels=names), args.templates)
+        bundle = bundle_named(args)
+        predictor = predictor_of(args, bundle, labels)
         prepared = evaluation_set(
-            absolute(args.data, Path.cwd()),
-            task=bundle.task,
+            location,
+            task=predictor.manifest.task,
             cache=Path(cache),
             progress=lambda done, total: terminal.count("examples checked", done, total),
         )
@@ -55,8 +70,11 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
                 read = pool.map(lambda row: preparer.read(examples.read_bytes(int(row))), chosen)
                 parts.append(predictor.probabilities(preparer.batch(list(read))))
                 terminal.count("examples answered", int(chosen[-1]) + 1, len(rows))
-        probs, targets = np.concatenate(parts), examples.targets()
-    task = build_task(bundle.task)
+        # The data's labels are sorted, the model's need not be.
+        spec = predictor.manifest.task
+        order = [spec.labels.index(label) for label in examples.labels]
+        probs, targets = np.concatenate(parts)[:, order], examples.targets()
+    task = build_task(spec.model_copy(update={"labels": examples.labels}))
     metrics = task.metrics(probs.astype("float64"), targets)
     n_correct = int(task.correct(probs, targets).sum())
     interval = wilson_interval(n_correct, len(rows))

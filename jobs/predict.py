@@ -8,10 +8,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jobs.label_arguments import (
+    add_label_arguments,
+    bundle_named,
+    given_labels,
+    named_clip,
+    predictor_of,
+)
 from jobs.registry_arguments import add_registry_argument
 from jobs.runtime_arguments import add_runtime_arguments
 from jobs.terminal import Terminal
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, SpecError
 from orchestrator.spec.parts import modality_of
 
 LONGEST_PATH = 255
@@ -19,7 +26,12 @@ LONGEST_PATH = 255
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, name or name@alias")
+    parser.add_argument(
+        "bundle",
+        metavar="BUNDLE",
+        help="a bundle's folder, name or name@alias; or a CLIP: clip:ARCHITECTURE/PRETRAINED, or "
+        "its folder",
+    )
     parser.add_argument(
         "inputs",
         metavar="INPUT",
@@ -34,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tell what the likeliest label rests on: cells of an image, words of a text",
     )
+    add_label_arguments(parser)
     add_runtime_arguments(parser)
     add_registry_argument(parser)
 
@@ -41,13 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     """Run the verb; exit code 1 when an input could not be answered."""
     from orchestrator.bundle.attribution import explain
-    from orchestrator.bundle.bundle import open_bundle
-    from orchestrator.bundle.locating import locate
-    from orchestrator.bundle.predictor import load_predictor
 
-    bundle = open_bundle(locate(args.bundle, registry_uri=args.registry))
+    labels = given_labels(args)
+    if labels is None and named_clip(args.bundle) is not None:
+        raise SpecError(f"{args.bundle} has no labels of its own. Give some: --labels cat,dog")
+    bundle = bundle_named(args)
     files = list(inputs_of(args.inputs, texts=modality_of(bundle.task.kind) == "text"))
-    predictor = load_predictor(bundle, runtime=args.runtime, device=args.device)
+    predictor = predictor_of(args, bundle, labels)
     answers = []
     for value, answer in zip(files, predictor.predict(files, top=args.top), strict=True):
         if args.explain and "error" not in answer:

@@ -1,4 +1,4 @@
-"""`orchestrator promote SWEEP_DIR --name N`: bundle a trial, verify it, register it."""
+"""`orchestrator promote SWEEP_DIR --name N`: bundle a trial, or a CLIP, verify and register it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.label_arguments import add_label_arguments, given_labels, named_clip
+from jobs.registry_arguments import DEFAULT_REGISTRY
 from jobs.report import sweep_folder
 from jobs.terminal import Terminal
 from orchestrator.errors import SpecError, nearest
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.bundle.bundle import Bundle
     from orchestrator.bundle.manifest import BundleManifest
     from orchestrator.runtime.folders import SweepFolder
+    from orchestrator.spec.parts import BackboneSpec
     from orchestrator.spec.record import Record
 
 SAMPLES = 16
@@ -25,18 +28,31 @@ BATCH_SIZE = 32
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path, help="the sweep's folder")
+    parser.add_argument(
+        "sweep_dir",
+        metavar="SWEEP_DIR",
+        help="the sweep's folder; or a CLIP, which becomes a zero-shot model of --labels",
+    )
     parser.add_argument("--trial", metavar="ID", help="which trial; the winner when not given")
     parser.add_argument("--name", required=True, help="the model's name in the registry")
     parser.add_argument("--alias", default="champion", help="alias to move (default: %(default)s)")
     parser.add_argument(
-        "--registry", metavar="URI", help="MLflow registry; the sweep's own when not given"
+        "--registry",
+        metavar="URI",
+        help="MLflow registry; when not given the sweep's own, of a CLIP $MLFLOW_TRACKING_URI or "
+        f"{DEFAULT_REGISTRY}",
     )
+    add_label_arguments(parser)
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     """Run the verb."""
-    root = sweep_folder(args.sweep_dir)
+    clip = named_clip(args.sweep_dir)
+    if clip is not None:
+        return _promote_clip(args, terminal, clip)
+    if args.labels is not None or args.templates:
+        raise SpecError("--labels and --templates are for a CLIP. A sweep's trial has its own")
+    root = sweep_folder(Path(args.sweep_dir))
     from orchestrator.bundle.cache import default_cache
     from orchestrator.bundle.reference import check_alias, check_name
     from orchestrator.bundle.registry import Registry
@@ -69,6 +85,45 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         "trial": record.trial,
         "validation": record.validation,
         "test": (_test_of(folder, record) or {}).get("metrics"),
+        "registry": uri,
+        "onnx": bundle.manifest.onnx and bundle.manifest.onnx.to_json(),
+        "without_onnx": bundle.manifest.without_onnx,
+    }
+
+
+def _promote_clip(
+    args: argparse.Namespace, terminal: Terminal, clip: BackboneSpec
+) -> tuple[int, Any]:
+    """Bundle a CLIP with its labels, and register it; nothing is trained."""
+    labels = given_labels(args)
+    if labels is None:
+        raise SpecError("--labels: missing. Name the classes: --labels cat,dog, or a file")
+    if args.trial is not None:
+        raise SpecError("--trial: a CLIP has no trials. Leave it out")
+    from orchestrator.bundle.cache import default_cache
+    from orchestrator.bundle.clip_bundles import cached_clip_bundle
+    from orchestrator.bundle.reference import check_alias, check_name
+    from orchestrator.bundle.registry import Registry
+
+    check_name(args.name)
+    check_alias(args.alias)
+    terminal.say(f"bundling {clip.name} with {len(labels.labels)} labels")
+    bundle = cached_clip_bundle(default_cache().parent / "clips", clip, labels)
+    uri = args.registry or os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_REGISTRY)
+    terminal.say(f"verified; registering at {uri}")
+    version = Registry(uri, cache=default_cache()).register(
+        bundle, name=args.name, alias=args.alias, tags={"clip": clip.name}
+    )
+    terminal.show(f"bundle: {bundle.path}")
+    terminal.show(_onnx_line(bundle.manifest))
+    terminal.show(f"registered: {args.name} version {version.version}, alias {args.alias}")
+    return 0, {
+        "bundle": str(bundle.path),
+        "digest": bundle.digest,
+        "name": args.name,
+        "version": version.version,
+        "alias": args.alias,
+        "labels": list(labels.labels),
         "registry": uri,
         "onnx": bundle.manifest.onnx and bundle.manifest.onnx.to_json(),
         "without_onnx": bundle.manifest.without_onnx,

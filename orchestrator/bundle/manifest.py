@@ -28,6 +28,9 @@ FileName = Literal[
     "config.json",
     "tokenizer.json",
     "drift.json",
+    "open_clip_config.json",
+    "text.safetensors",
+    "tokenizer_config.json",
 ]
 FILE_NAMES: tuple[FileName, ...] = get_args(FileName)
 REQUIRED_FILES: tuple[FileName, ...] = FILE_NAMES[:4]
@@ -111,8 +114,9 @@ class BundleManifest(Frozen):
 
     `backbone.weights` is always `none`: a bundle fills the model from its own file and downloads
     nothing. A text encoder's architecture and tokenizer are in the files config.json and
-    tokenizer.json. The width of the head's input follows from backbone and `strategy.pooling`,
-    that of its output from `task.labels`.
+    tokenizer.json, a CLIP's architecture in open_clip_config.json; a zero-shot bundle has its text
+    tower too, in text.safetensors, and so can answer for other labels. The width of the head's
+    input follows from backbone and `strategy.pooling`, that of its output from `task.labels`.
     """
 
     format: Literal["transfer-orchestrator-bundle"] = FORMAT

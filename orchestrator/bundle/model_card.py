@@ -128,11 +128,21 @@ def _training(experiment: Experiment, record: Record) -> str:
         for phase in record.phases
         for rates in [", ".join(f"{group.name} {group.lr:.3g}" for group in phase.groups)]
     ]
+    if experiment.strategy.strategy == "zero-shot":
+        lead = (
+            "## Training\n\nNone: strategy `zero-shot`. The head is what the text tower makes of "
+        )
+        return f"{lead}the labels.\n\n{_table(['parameter', 'value'], params)}"
     text = (
         f"## Training\n\nStrategy `{experiment.strategy.strategy}`, chosen by validation "
         f"`{experiment.objective.metric}`; the weights are those of epoch "
         f"{record.best_epoch or 'unknown'}."
     )
+    if record.interpolation is not None:
+        text += (
+            f" They were then moved back towards zero-shot: {record.interpolation.alpha:g} of each "
+            "weight is the fine-tuned one's (WiSE-FT), chosen by the same metric."
+        )
     if phases:
         heads = ["phase", "epochs", "trained parameters", "peak rates"]
         text += f"\n\n{_table(heads, phases)}"

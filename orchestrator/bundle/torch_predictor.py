@@ -15,6 +15,7 @@ from orchestrator.errors import BundleError, SpecError
 from orchestrator.features.network_inputs import network_inputs
 from orchestrator.models.building import build_backbone
 from orchestrator.models.classifier import Classifier, build_classifier_head
+from orchestrator.spec.clip_models import is_clip
 from orchestrator.spec.parts import TextContract
 
 
@@ -65,9 +66,9 @@ def _device(name: str) -> torch.device:
 
 
 def _build(bundle: Bundle) -> Classifier:
-    """The architecture with random weights; a text encoder's is described in the bundle itself."""
+    """The architecture with random weights; an encoder's is described in the bundle itself."""
     manifest, spec = bundle.manifest, bundle.manifest.backbone
-    if isinstance(manifest.input, TextContract):
+    if isinstance(manifest.input, TextContract) or is_clip(spec.name):
         spec = spec.model_copy(update={"folder": str(bundle.path)})
     backbone = build_backbone(spec, size=manifest.input.size)
     params = manifest.strategy

@@ -42,15 +42,24 @@ from orchestrator.data.inputs import Prepared
 from orchestrator.errors import BundleError, IntegrityError
 from orchestrator.models.backbone import Backbone
 from orchestrator.models.classifier import Classifier
+from orchestrator.models.clip import load_clip, text_side
 from orchestrator.models.head import Head
+from orchestrator.spec.clip_models import clip_config, is_clip
 from orchestrator.spec.durable import sync_folder, write_durably
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec, Contract, TaskSpec, TextContract, is_multilabel
 from orchestrator.spec.record import Record
+from orchestrator.spec.strategy import ZeroShot
 from orchestrator.spec.text_encoders import encoder_config, encoder_tokenizer
 from orchestrator.tasks.metrics import wilson_interval
 
-_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow")
+_LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "safetensors", "numpy", "pillow")
+CLIP_CONFIG: FileName = "open_clip_config.json"
+_FILE_OF: dict[str, FileName] = {
+    "text.safetensors": "text.safetensors",
+    "tokenizer.json": "tokenizer.json",
+    "tokenizer_config.json": "tokenizer_config.json",
+}
 
 
 def write_bundle(
@@ -164,7 +173,9 @@ def _evaluation(value: Mapping[str, Any], task: TaskSpec) -> Evaluation:
 
 
 def _encoder_files(experiment: Experiment) -> dict[FileName, bytes]:
-    """What rebuilds a text encoder: its configuration and its tokenizer."""
+    """What rebuilds an encoder: its configuration, and what it needs to read texts."""
+    if is_clip(experiment.backbone.name):
+        return _clip_files(experiment)
     if not isinstance(experiment.input, TextContract):
         return {}
     tokenizer = encoder_tokenizer(experiment.backbone).to_str()
@@ -183,6 +194,20 @@ def _trunk(
     return TrunkReport(
         digest=trunk_digest(experiment, backbone, cut), cut=cut, tensors=onnx.tensors
     )
+
+
+def _clip_files(experiment: Experiment) -> dict[FileName, bytes]:
+    """A CLIP's configuration; where nothing was trained, its text tower as well."""
+    if not isinstance(experiment.strategy, ZeroShot):
+        return {CLIP_CONFIG: render(clip_config(experiment.backbone))}
+    clip = load_clip(experiment.backbone)
+    if clip.digest != experiment.weights_digest:
+        raise IntegrityError(
+            f"the weights of {experiment.backbone.name} have changed since the experiment was run. "
+            "Restore them"
+        )
+    config, files = text_side(clip)
+    return {CLIP_CONFIG: render(config), **{_FILE_OF[name]: raw for name, raw in files.items()}}
 
 
 def _copied(classifier: Classifier) -> Classifier:

@@ -11,7 +11,7 @@ from orchestrator.data.preparing import Prepared, decoded_rows, quarantine_findi
 from orchestrator.data.reading import read_location
 from orchestrator.data.scanning import Progress, scan
 from orchestrator.spec.data import DataSpec
-from orchestrator.spec.parts import TaskSpec, is_multilabel, modality_of
+from orchestrator.spec.parts import TaskKind, TaskSpec, is_multilabel, modality_of
 
 
 def evaluation_set(
@@ -53,3 +53,15 @@ def evaluation_set(
         cache / "evaluation", examples, labels=task.labels, multilabel=multilabel, blobs=blobs
     )
     return Prepared(written, audit)
+
+
+def labels_in(location: str, *, cache: Path) -> tuple[str, ...]:
+    """The labels that a labelled set of images has, sorted.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    task: TaskKind = "zero-shot-image-classification"
+    spec = DataSpec(train=location)
+    reading = read_location(location, spec, split="test", task=task, cache=cache)
+    return tuple(sorted({label for row in reading.rows for label in row.labels}))

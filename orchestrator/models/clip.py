@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import pickle
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import HfHubHTTPError
 from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from orchestrator.errors import Fault, IntegrityError, SpecError, WeightsError, shown
@@ -40,6 +42,8 @@ from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.parts import BackboneSpec, InputContract
 
 TEXT_BATCH = 256
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+_VISUAL = "visual."
 # Files that open_clip would read with NumPy, which may unpickle.
 _REFUSED = (".npz", ".npy")
 _MOST_SHOWN = 20
@@ -131,15 +135,19 @@ class Clip:
         counts = [(text, self.n_tokens(text)) for text in texts]
         most = self.context_length
         long = [
-            Fault("prompts", f"{shown(text)} has {n} tokens; {self.spec.name} reads {most}")
+            Fault(
+                "prompts",
+                f"{shown(text)} has {n} tokens; {self.spec.name} reads {most}, and nothing is cut "
+                "off. Shorten the label or the template",
+            )
             for text, n in counts
             if n > most
         ]
         if len(long) > _MOST_SHOWN:
             rest = len(long) - _MOST_SHOWN
-            long = [*long[:_MOST_SHOWN], Fault("prompts", f"and {rest} more are too long")]
+            long = [*long[:_MOST_SHOWN], Fault("prompts", f"{rest} more are too long")]
         if long:
-            raise SpecError([*long, Fault("", "Nothing is cut off: shorten label or template")])
+            raise SpecError(long)
 
 
 def load_clip(spec: BackboneSpec, *, device: str = "cpu", seed: int = 0) -> Clip:
@@ -204,6 +212,51 @@ def build_clip_backbone(
     )
     backbone.origin = origin
     return backbone
+
+
+def text_side(clip: Clip) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """All of a CLIP but its visual tower: its configuration, and files by name.
+
+    `load_text_side` makes a CLIP of them that embeds labels.
+    """
+    config = deepcopy(clip_config(clip.spec))
+    state = clip.model.state_dict()
+    tensors = {name: t for name, t in state.items() if not name.startswith(_VISUAL)}
+    files = {"text.safetensors": save({k: t.cpu().contiguous() for k, t in tensors.items()})}
+    inner = getattr(clip.tokenizer, "tokenizer", None)
+    if inner is not None:
+        text = config["model_cfg"]["text_cfg"]
+        text["hf_tokenizer_name"] = text.get("hf_tokenizer_name") or "tokenizer"
+        if isinstance(clip.tokenizer, SigLipTokenizer):
+            text["tokenizer_kwargs"] = {"clean": "canonicalize"}
+        with tempfile.TemporaryDirectory() as folder:
+            inner.save_pretrained(folder)
+            for name in TOKENIZER_FILES:
+                files[name] = (Path(folder) / name).read_bytes()
+    return config, files
+
+
+def load_text_side(name: str, files: Mapping[str, bytes], *, digest: str) -> Clip:
+    """A CLIP without visual tower, from what `text_side` gave; it embeds labels and nothing else.
+
+    Args:
+        name: Of the CLIP, for messages.
+        files: Configuration, tensors and tokenizer by name.
+        digest: Of the whole CLIP.
+
+    Raises:
+        WeightsError: They do not belong together.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for file, content in files.items():
+            if file != "text.safetensors":
+                (Path(folder) / file).write_bytes(content)
+        spec = BackboneSpec(name=name, weights="none", folder=folder)
+        clip = load_clip(spec)
+    clip.model.visual = nn.Identity()
+    with _loading(spec):
+        clip.model.load_state_dict(load(files["text.safetensors"]), strict=True)
+    return replace(clip, digest=digest)
 
 
 def ensure_embeddings(

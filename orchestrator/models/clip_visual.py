@@ -1,5 +1,7 @@
 """How a CLIP's visual tower is split: a ViT's blocks, or a ResNet's four layers, are its stages.
 
+Towers of other kinds are one stage: they can be probed and fine-tuned whole.
+
 Features under pooling `last` are the tower's output in the space that it shares with texts, before
 it is scaled to length one. The projection into that space closes the last stage.
 """
@@ -12,20 +14,29 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from orchestrator.models.split import Part, Split, UnsupportedFamilyError, chain
+from orchestrator.models.split import Part, Split, chain
 
 
 def split_visual(visual: nn.Module) -> Split:
-    """Takes a visual tower apart, sharing its tensors.
-
-    Raises:
-        UnsupportedFamilyError: No rule splits this tower.
-    """
+    """Takes a visual tower apart, sharing its tensors; one that no rule splits is one stage."""
     if isinstance(visual, ModifiedResNet):
         return _split_resnet(visual)
     if isinstance(visual, VisionTransformer) and visual.attn_pool is None:
         return _split_vit(visual)
-    raise UnsupportedFamilyError(f"no rule splits {type(visual).__name__}")
+    return Split(stages=(nn.Identity(), _Whole(visual)), closing=nn.Identity())
+
+
+class _Whole(nn.Module):
+    """A tower that stays in one piece, from images to features; its tokens are dropped."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.visual(images)
+        features: Tensor = found[0] if isinstance(found, tuple) else found
+        return features
 
 
 def _vit_stem(visual: Any, images: Tensor) -> Tensor:
@@ -42,8 +53,7 @@ def _vit_pool(visual: Any, tokens: Tensor) -> Tensor:
 
 
 def _split_vit(visual: Any) -> Split:
-    if not visual.transformer.batch_first:
-        raise UnsupportedFamilyError("its blocks take tokens before images")
+    assert visual.transformer.batch_first
     stem = ("conv1", "class_embedding", "positional_embedding", "patch_dropout", "ln_pre")
     closing = ["proj"]
     blocks: list[nn.Module] = list(visual.transformer.resblocks)

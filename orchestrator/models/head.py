@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orchestrator.models.label_embeddings import LabelEmbeddings
 from orchestrator.spec.strategy import StrategyParams
 
 CLIP = 6.0
@@ -59,18 +61,40 @@ class Standardize(nn.Module):
         return ((features - self.mean) / self.scale).clamp(-CLIP, CLIP)
 
 
+class UnitLength(nn.Module):
+    """Features scaled to length one, as a CLIP compares them with texts."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features `[N, D]`, each row of length one."""
+        return F.normalize(features, dim=1)
+
+
 def sum_of(tensors: list[Tensor]) -> Tensor:
     """The sum of tensors of one shape."""
     return torch.stack(tensors).sum(0)
 
 
 class Head(nn.Module):
-    """Standardised features through one linear layer, or through one hidden layer as well."""
+    """Scaled features through one linear layer, or through one hidden layer as well.
 
-    def __init__(self, n_features: int, layers: nn.Sequential) -> None:
+    Attributes:
+        standardize: How features are scaled: by column, or to length one for a head of texts.
+        layers: The rest.
+    """
+
+    def __init__(self, standardize: Standardize | UnitLength, layers: nn.Sequential) -> None:
         super().__init__()
-        self.standardize = Standardize(n_features)
+        self.standardize = standardize
         self.layers = layers
+
+    @torch.no_grad()
+    def start_from(self, found: LabelEmbeddings) -> None:
+        """Let the one linear layer say what the labels' texts do."""
+        linear = self.layers[-1]
+        assert isinstance(linear, nn.Linear)
+        assert linear.weight.shape == found.directions.shape
+        linear.weight.copy_(found.weight)
+        linear.bias.fill_(found.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features float32 `[N, D]` to outputs `[N, n_outputs]`."""
@@ -90,7 +114,7 @@ def build_head(params: StrategyParams, *, n_features: int, n_outputs: int, seed:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA too
         match params.head:
-            case "linear":
+            case "linear" | "text":
                 layers = [nn.Dropout(params.dropout), nn.Linear(n_features, n_outputs)]
             case "mlp":
                 layers = [
@@ -100,4 +124,5 @@ def build_head(params: StrategyParams, *, n_features: int, n_outputs: int, seed:
                     nn.Dropout(params.dropout),
                     nn.Linear(params.hidden, n_outputs),
                 ]
-        return Head(n_features, nn.Sequential(*layers))
+        scaling = UnitLength() if params.head == "text" else Standardize(n_features)
+        return Head(scaling, nn.Sequential(*layers))

@@ -1,4 +1,4 @@
-"""Comparison: how the winner stands to the scratch baseline, its default, and the runners-up."""
+"""Comparison: how the winner stands to scratch, zero-shot, its default, and the runners-up."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Comparison:
 
     standings: tuple[Standing, ...] = ()
     over_baseline: Gain | None = None
+    over_floor: Gain | None = None
     over_default: Gain | None = None
     ties: tuple[TrialView, ...] = ()  # runners-up that sampling noise does not tell from the winner
     n_rivals: int = 0  # how many runners-up could be compared
@@ -50,6 +51,7 @@ def compare(view: SweepView) -> Comparison:
     return Comparison(
         standings=_standings(view, ours),
         over_baseline=_over(view, ours, view.baseline),
+        over_floor=_over(view, ours, view.floor),
         over_default=_over(view, ours, view.default),
         ties=ties,
         n_rivals=sum(gain is not None for gain in gains.values()),
@@ -85,7 +87,11 @@ def _standings(view: SweepView, ours: Predictions | None) -> tuple[Standing, ...
         )
     validated = interval_of(ours, metric) if ours else None
     lines.append(Standing("Winner", "validation", winner.objective, validated, winner.id))
-    for name, other in (("Its default", view.default), ("From scratch", view.baseline)):
+    for name, other in (
+        ("Its default", view.default),
+        ("Zero-shot", view.floor),
+        ("From scratch", view.baseline),
+    ):
         if other is not None and other.id != winner.id and other.objective is not None:
             theirs = read_validation(view, other)
             interval = interval_of(theirs, metric) if theirs else None

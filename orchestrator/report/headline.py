@@ -99,6 +99,7 @@ def _evidence_title(comparison: Comparison) -> str:
     for name, gain in (
         ("its default", comparison.over_default),
         ("training from scratch", comparison.over_baseline),
+        ("zero-shot", comparison.over_floor),
     ):
         if gain is not None and gain.interval is not None:
             (clear if gain.clear and gain.value > 0 else unclear).append(name)
@@ -114,11 +115,19 @@ def _evidence_title(comparison: Comparison) -> str:
 def _tiles(view: SweepView, comparison: Comparison) -> Safe:
     tiles = [
         _gain_tile("Gain over scratch", comparison.over_baseline, _no_baseline(view)),
+        *_floor_tile(view, comparison),
         _gain_tile("Gain over its vetted default", comparison.over_default, _no_default(view)),
         _tile("Wall time", duration(view.seconds), _compute(view)),
         _tile("Trials", f"{len(view.trials):,}", "", _endings(view)),
     ]
     return el("dl", *tiles, class_="tiles")
+
+
+def _floor_tile(view: SweepView, comparison: Comparison) -> list[Safe]:
+    """Only where labels alone were asked: most sweeps have no CLIP."""
+    if view.floor is None:
+        return []
+    return [_gain_tile("Gain over zero-shot", comparison.over_floor, "Zero-shot itself won.")]
 
 
 def _no_baseline(view: SweepView) -> str:

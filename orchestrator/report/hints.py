@@ -42,6 +42,7 @@ def hints(view: SweepView, comparison: Comparison) -> list[Hint]:
     found = [
         *_endings(view),
         *_negative_transfer(view),
+        *_below_the_floor(view),
         *_overfit(view),
         *_gap_to_test(view),
         *_last_epoch(view),
@@ -104,6 +105,20 @@ def _negative_transfer(view: SweepView) -> list[Hint]:
         )
     title = f"Negative transfer in {len(worse)} of {plural(len(pretrained), 'pretrained trial')}"
     return [Hint("problem", title, words)]
+
+
+def _below_the_floor(view: SweepView) -> list[Hint]:
+    """Training that did not get above what labels alone give."""
+    floor = view.floor
+    trained = [t for t in view.scored if t.strategy not in ("zero-shot", "scratch")]
+    if floor is None or not trained or view.winner is not floor:
+        return []
+    words = (
+        f"Zero-shot scores {score(floor.objective)} without training, the best of "
+        f"{plural(len(trained), 'trained trial')} {score(trained[0].objective)}. Try `head: text`, "
+        "which starts from it, lower rates, `wise_ft: true`, or more data."
+    )
+    return [Hint("advice", "Training did not beat zero-shot", words)]
 
 
 def overfits(trial: TrialView) -> bool:

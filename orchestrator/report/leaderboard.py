@@ -111,6 +111,8 @@ def _objective(
         badges.append(el("span", "twin", class_="badge", title=words))
     if trial is view.baseline:
         badges.append(el("span", "baseline", class_="badge"))
+    if trial is view.floor:
+        badges.append(el("span", "floor", class_="badge", title="the best without training"))
     attributes = {"data_v": repr(shown)} if shown is not None else {}
     return el("td", join(badges), " ", el("b", score(shown)), class_="num", **attributes)
 

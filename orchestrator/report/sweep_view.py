@@ -111,6 +111,11 @@ class SweepView:
         return self.scored[0] if self.scored else None
 
     @property
+    def floor(self) -> TrialView | None:
+        """The best zero-shot Trial: what labels alone give, before anything is trained."""
+        return next((trial for trial in self.scored if trial.strategy == "zero-shot"), None)
+
+    @property
     def default(self) -> TrialView | None:
         """The vetted default of the winner's block."""
         if self.winner is None:

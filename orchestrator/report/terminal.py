@@ -133,6 +133,7 @@ def _verdict(view: SweepView, comparison: Comparison) -> Text:
             text.append(f" ({score(standing.interval.low)}–{score(standing.interval.high)})", "dim")
     for name, gain in (
         ("over scratch", comparison.over_baseline),
+        ("over zero-shot", comparison.over_floor),
         ("over its default", comparison.over_default),
     ):
         if gain is not None:

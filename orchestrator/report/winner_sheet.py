@@ -28,7 +28,7 @@ def winner_sheet(view: SweepView, preview: Preview | None) -> list[Safe]:
         return [el("p", "There is no winner: no trial has a score.", class_="empty")]
     parts = [winner_curves(view)]
     if winner.record is not None:
-        parts += [_phases(winner.record), _params(winner, winner.record)]
+        parts += [_phases(winner.record), _between(winner.record), _params(winner, winner.record)]
     if view.predictions is None:
         words = "The winner left no readable predictions, so its mistakes cannot be shown."
         return [*parts, el("p", words, class_="empty")]
@@ -81,6 +81,31 @@ def _phase_rows(phase: PhaseRow) -> list[Safe]:
         own = lead if index == 0 else []
         rows.append(el("tr", *own, *cells, class_="first" if index == 0 else None))
     return rows
+
+
+def _between(record: Record) -> Safe:
+    """Where between zero-shot and fine-tuned weights it ended, and what else was tried."""
+    found = record.interpolation
+    if found is None:
+        return Safe("")
+    metric = record.experiment.objective.metric
+    head = el("tr", el("th", "fine-tuned share", scope="col"), el("th", metric, scope="col"))
+    rows = [
+        el(
+            "tr",
+            el("td", f"{alpha:g}", class_="num"),
+            el("td", el("b", score(value)) if alpha == found.alpha else score(value), class_="num"),
+        )
+        for alpha, value in sorted(found.objectives)
+    ]
+    table = el(
+        "table", el("thead", head), el("tbody", *rows), aria_label="Weights between two models"
+    )
+    return figure(
+        f"Its weights are {found.alpha:g} fine-tuned and {1 - found.alpha:g} zero-shot",
+        scrolling(table, label="Weights between two models"),
+        note="Chosen on validation, without training (WiSE-FT; Wortsman et al., CVPR 2022).",
+    )
 
 
 def _params(winner: TrialView, record: Record) -> Safe:

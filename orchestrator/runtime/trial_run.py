@@ -30,7 +30,16 @@ from orchestrator.training.checkpoint import newest_checkpoint, read_checkpoint
 from orchestrator.training.precision import resolve_precision
 from orchestrator.training.trial import TrialResult, run_trial
 
-VERSIONED = ("ray", "torch", "torchvision", "timm", "numpy", "pillow", "pyarrow")
+VERSIONED = (
+    "ray",
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "numpy",
+    "pillow",
+    "pyarrow",
+)
 
 
 @dataclass(frozen=True)
@@ -185,6 +194,7 @@ def _record(
         best_epoch=result.best_epoch,
         validation=result.validation,
         objective=result.objective,
+        interpolation=result.interpolation,
         checkpoint=result.checkpoint,
         seconds=result.seconds,
         start_up_seconds=start_up_s,

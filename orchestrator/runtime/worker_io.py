@@ -16,8 +16,10 @@ from orchestrator.errors import IntegrityError
 from orchestrator.features.filling import feature_key, search_rows
 from orchestrator.features.store import FeatureKey, Features, FeatureStore, Float32, Values
 from orchestrator.models.backbone import Backbone, Output
+from orchestrator.models.label_embeddings import LabelEmbeddings
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
+from orchestrator.runtime.text_embedding import TextNeed, texts_folder
 from orchestrator.spec.experiment import DIGITS, HEAD, Experiment
 from orchestrator.spec.record import EpochRow, PhaseRow
 from orchestrator.spec.strategy import Augment
@@ -106,6 +108,15 @@ class WorkerIO:
             for name, tensor in checkpoint.weights.items()
             if name.startswith("head.")
         }
+
+    def label_embeddings(self) -> LabelEmbeddings:
+        """What the labels' texts say; made and kept where the sweep has not made them.
+
+        Raises:
+            IntegrityError: The weights are not those that the experiment names.
+        """
+        need = TextNeed.of(self._experiment)
+        return need.ensured(texts_folder(self._store), device=str(self.device))
 
     def features(
         self, rows: npt.NDArray[np.int64], view: int = 0, augment: Augment = "none"

@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.errors import Fault, SpecError, WeightsError, listing, nearest, shown
 from orchestrator.spec.backbone_table import backbone_names, is_image_backbone
 from orchestrator.spec.backbones import facts_of
+from orchestrator.spec.clip_models import is_clip, is_clip_folder, parse_clip
 from orchestrator.spec.fault_messages import validated
 from orchestrator.spec.locations import absolute
 from orchestrator.spec.parts import BackboneSpec, Modality
@@ -71,7 +72,9 @@ def _backbone(item: Any, at: Written, faults: list[Fault]) -> BackboneSpec | Non
 
 
 def _image(spec: BackboneSpec, at: Written, faults: list[Fault]) -> BackboneSpec | None:
-    """The backbone of the table that `spec` names, its weights file found."""
+    """The backbone that `spec` names, its weights file found: one of the table, or a CLIP."""
+    if is_clip(spec.name) or (not is_image_backbone(spec.name) and _is_clip_place(spec, at)):
+        return _clip(spec, at, faults)
     if spec.folder is not None:
         faults.append(Fault(f"{at.key}.folder", "is for text encoders. Use weights: PATH"))
         return None
@@ -101,6 +104,25 @@ def _image(spec: BackboneSpec, at: Written, faults: list[Fault]) -> BackboneSpec
         faults.append(Fault(f"{at.key}.weights", told))
         return None
     return spec.model_copy(update={"weights": path})
+
+
+def _is_clip_place(spec: BackboneSpec, at: Written) -> bool:
+    try:
+        return is_clip_folder(Path(absolute(spec.name, at.base)))
+    except SpecError:
+        return False
+
+
+def _clip(spec: BackboneSpec, at: Written, faults: list[Fault]) -> BackboneSpec | None:
+    """The CLIP that `spec` names: open_clip's, one on the hub, or a local folder."""
+    weights = "none" if at.strategy == "scratch" else spec.weights
+    try:
+        found = parse_clip(spec.folder or spec.name, base=at.base, weights=weights)
+        facts_of(found)
+    except (SpecError, WeightsError) as err:
+        faults.append(Fault(at.key, str(err)))
+        return None
+    return found
 
 
 def _encoder(spec: BackboneSpec, at: Written, faults: list[Fault]) -> BackboneSpec | None:

@@ -12,13 +12,17 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.errors import Fault, listing, nearest, shown
+from orchestrator.errors import Fault, SpecError, listing, nearest, shown
 from orchestrator.spec.backbone_parsing import Written, parse_backbones, repeats
 from orchestrator.spec.backbones import facts_of
+from orchestrator.spec.clip_models import BEST_FOR as CLIPS
+from orchestrator.spec.clip_models import is_clip
 from orchestrator.spec.fault_messages import as_faults, sentence
+from orchestrator.spec.locations import absolute
 from orchestrator.spec.parts import BackboneSpec, Modality
 from orchestrator.spec.pretraining import Pretraining
 from orchestrator.spec.pretraining_parsing import parse_pretraining
+from orchestrator.spec.prompts import read_label_set
 from orchestrator.spec.search_space import Block, Choice, Constant, Dimension, Range, is_number
 from orchestrator.spec.strategy import (
     DOMAIN_ADAPTIVE,
@@ -42,6 +46,7 @@ TOGETHER = (
     ("accumulate", "batch_size"),
     ("stage_decay", "thirds"),
     ("adapter", "lora_rank", "lora_alpha", "lora_dropout", "batch_norm"),
+    ("head", "pooling", "wise_ft"),
 )
 
 
@@ -117,6 +122,8 @@ def parse_block(
             where, value = f"defaults.{parameter}", defaults[parameter]
         else:
             continue
+        if parameter == "descriptions":
+            value = _described(value, base, where, faults)
         dim = _dimension(cls, parameter, value, where, faults)
         if dim is not None and modality == "image" and "mean" in dim.extremes:
             faults.append(Fault(where, "mean is for text tasks. Use last or multi-scale"))
@@ -129,6 +136,7 @@ def parse_block(
     if len(faults) == before:
         faults += _depth_faults(block, key) + _length_faults(block, key)
         faults += _adapter_faults(block, key)
+        faults += _text_head_faults(block, key)
         faults += _combination_faults(block, key)
     return block if len(faults) == before else None
 
@@ -179,7 +187,9 @@ def _parameters(cls: type[StrategyParams], modality: Modality) -> list[str]:
     return [
         name
         for name in cls.model_fields
-        if name != "strategy" and ONLY_FOR.get(name, modality) == modality
+        if name != "strategy"
+        and ONLY_FOR.get(name, modality) == modality
+        and (cls.only is None or name in cls.only)
     ]
 
 
@@ -213,6 +223,20 @@ def _dimension(
     wrong = [told for value in dim.extremes if (told := _refusal(field, value)) is not None]
     faults += [Fault(key, told) for told in wrong]
     return None if wrong else dim
+
+
+def _described(raw: Any, base: Path, key: str, faults: list[Fault]) -> Any:
+    """The descriptions that a labels file has, or as they are written; always one value."""
+    if isinstance(raw, Mapping):
+        return {"choice": [dict(raw)]}
+    if not isinstance(raw, str):
+        return raw
+    try:
+        found = read_label_set(Path(absolute(raw, base)))
+    except SpecError as err:
+        faults.append(Fault(key, str(err)))
+        return None
+    return {"choice": [found.to_json()["descriptions"]]}
 
 
 def _explicit(raw: Mapping[str, Any], key: str, faults: list[Fault]) -> Choice | Range | None:
@@ -284,7 +308,8 @@ def _refusal(field: _Field, value: Any) -> str | None:
         errors = [e for e in err.errors() if e["type"] != "none_required"] or err.errors()
         if errors[0]["type"] == "missing":
             return f"{shown(value)} has too few values"
-        return sentence({**errors[0], "input": value})
+        told = next((e for e in errors if e["type"] == "value_error"), errors[0])
+        return sentence({**told, "input": value})
     except (TypeError, ValueError):
         return f"{shown(value)} is no value of a parameter"
     return None
@@ -326,6 +351,25 @@ def _adapter_faults(block: Block, key: str) -> list[Fault]:
         "vision transformer of timm, such as vit_base_patch16_224, or adapter: none"
     )
     return [Fault(f"{key}.adapter", told.format(name)) for name in lacking]
+
+
+def _text_head_faults(block: Block, key: str) -> list[Fault]:
+    """A head that starts from texts, over a backbone that knows none."""
+    head = block.dimensions.get("head")
+    always = block.params_class.model_fields["head"].default == "text"
+    if not always and (head is None or "text" not in head.extremes):
+        return []
+    faults = []
+    for content in block.dimensions["backbone"].extremes:
+        spec = BackboneSpec.model_validate(content)
+        if not is_clip(spec.name):
+            what = "zero-shot" if always else "head: text"
+            told = f"{what} needs a CLIP, which {spec.name} is not"
+            faults.append(Fault(f"{key}.backbone", f"{told}. Use {listing(CLIPS)}, or a folder"))
+        elif spec.weights == "none":
+            told = f"{spec.name} with weights: none understands no text. Leave weights out"
+            faults.append(Fault(f"{key}.backbone", told))
+    return faults
 
 
 def _length_faults(block: Block, key: str) -> list[Fault]:

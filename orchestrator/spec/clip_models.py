@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.errors import SpecError, WeightsError, listing, nearest, shown
-from orchestrator.spec.backbone_table import BackboneFacts
+from orchestrator.spec.backbone_table import BackboneFacts, facts_for, is_image_backbone
 from orchestrator.spec.locations import absolute
 from orchestrator.spec.parts import BackboneSpec, InputContract
 
@@ -36,7 +36,7 @@ BEST_FOR: dict[str, str] = {
     "clip:ViT-L-14/laion2b_s32b_b82k": "the best zero-shot of the three",
     "clip:RN50-quickgelu/openai": "a convolutional tower",
 }
-# Parts of a vision tower's configuration that change how it is built; any other is refused.
+# What a plain ViT's configuration may say; any other key makes it a tower of one stage.
 _VIT_KEYS = frozenset(
     {
         "image_size",
@@ -97,10 +97,31 @@ def clip_facts(spec: BackboneSpec) -> BackboneFacts:
     """What is known of a CLIP's visual tower as a backbone.
 
     Raises:
-        WeightsError: The configuration cannot be had, or the tower is of a kind that cannot be cut
-            into stages; such a CLIP answers zero-shot alone.
+        WeightsError: The configuration cannot be had.
     """
-    return _facts(spec)
+    model = clip_config(spec)["model_cfg"]
+    vision, embed_dim = model["vision_cfg"], int(model["embed_dim"])
+    if not can_be_cut(vision):
+        n_stages, multi_scale = 1, 2 * embed_dim
+        n_parameters = _whole_parameters(vision, embed_dim)
+    elif isinstance(vision["layers"], list):
+        n_stages, multi_scale = len(vision["layers"]), 120 * int(vision.get("width", 64))
+        n_parameters = _resnet_parameters(vision, embed_dim)
+    else:
+        n_stages = int(vision["layers"])
+        multi_scale = 2 * int(vision.get("width", 768)) * n_stages
+        n_parameters = _vit_parameters(vision, embed_dim)
+    return BackboneFacts(
+        name=spec.name,
+        library="open_clip",
+        n_stages=n_stages,
+        feature_width=embed_dim,
+        multi_scale_width=multi_scale,
+        n_parameters=n_parameters,
+        input=clip_contract(spec),
+        takes_adapters=False,  # the projections are one bare parameter
+        best_for=BEST_FOR.get(spec.name, ""),
+    )
 
 
 def clip_config(spec: BackboneSpec) -> dict[str, Any]:
@@ -235,52 +256,29 @@ def _downloaded_config(hub_id: str, name: str) -> Path:
         ) from err
 
 
-def _facts(spec: BackboneSpec) -> BackboneFacts:
-    model = clip_config(spec)["model_cfg"]
-    vision, embed_dim = model["vision_cfg"], int(model["embed_dim"])
-    reason = _uncut(vision)
-    if reason is not None:
-        raise WeightsError(
-            f"{spec.name}: {reason}, so it cannot be cut into stages. It can answer zero-shot "
-            "(`orchestrator predict`), or use a CLIP with a plain ViT or ResNet"
-        )
-    contract = clip_contract(spec)
-    if isinstance(vision["layers"], list):
-        width = int(vision.get("width", 64))
-        n_stages, multi_scale = len(vision["layers"]), 120 * width
-        n_parameters = _resnet_parameters(vision, embed_dim)
-    else:
-        width = int(vision.get("width", 768))
-        n_stages = int(vision["layers"])
-        multi_scale = 2 * width * n_stages
-        n_parameters = _vit_parameters(vision, embed_dim)
-    return BackboneFacts(
-        name=spec.name,
-        library="open_clip",
-        n_stages=n_stages,
-        feature_width=embed_dim,
-        multi_scale_width=multi_scale,
-        n_parameters=n_parameters,
-        input=contract,
-        takes_adapters=False,  # the projections are one bare parameter
-        best_for=BEST_FOR.get(spec.name, ""),
-    )
+def can_be_cut(vision: Mapping[str, Any]) -> bool:
+    """Whether a visual tower is a plain ViT or ResNet, whose blocks or layers are its stages.
+
+    Any other (timm's towers, attentional pooling) is one stage.
+    """
+    layers = vision.get("layers")
+    if vision.get("timm_model_name") or not isinstance(layers, int | list):
+        return False
+    if isinstance(layers, list):
+        return len(layers) == 4
+    plain = all(key in _VIT_KEYS for key, value in vision.items() if value)
+    return layers >= 2 and plain and vision.get("pool_type", "tok") in _POOL_TYPES
 
 
-def _uncut(vision: Mapping[str, Any]) -> str | None:
-    """Why a vision tower cannot be cut into stages, or None when it can."""
-    if vision.get("timm_model_name"):
-        return f"its visual tower is timm's {vision['timm_model_name']}"
-    if isinstance(vision.get("layers"), list):
-        return None if len(vision["layers"]) == 4 else "its ResNet has not four stages"
-    if not isinstance(vision.get("layers"), int) or vision["layers"] < 2:
-        return "its ViT has fewer than two blocks"
-    others = sorted(key for key, value in vision.items() if value and key not in _VIT_KEYS)
-    if others:
-        return f"its ViT has {listing(others)}"
-    if vision.get("pool_type", "tok") not in _POOL_TYPES:
-        return f"its ViT pools by {vision['pool_type']!r}"
-    return None
+def _whole_parameters(vision: Mapping[str, Any], embed_dim: int) -> int:
+    """Of a tower that is one stage; the library's own count differs by little."""
+    name = vision.get("timm_model_name")
+    if not name:
+        return _vit_parameters(vision, embed_dim)
+    if not is_image_backbone(name):
+        return 0
+    trunk = facts_for(name)
+    return trunk.n_parameters + trunk.feature_width * embed_dim
 
 
 def _vit_parameters(vision: Mapping[str, Any], embed_dim: int) -> int:

@@ -19,7 +19,7 @@ from orchestrator.spec.data import DataSpec
 from orchestrator.spec.fault_messages import as_faults, validated
 from orchestrator.spec.frozen import canonical_json
 from orchestrator.spec.locations import absolute
-from orchestrator.spec.parts import Modality, ObjectiveSpec, TaskKind, modality_of
+from orchestrator.spec.parts import Modality, ObjectiveSpec, TaskKind, is_multilabel, modality_of
 from orchestrator.spec.reading import read_spec_file, with_overrides
 from orchestrator.spec.search_space import Block, Range, is_number
 from orchestrator.spec.strategy import FineTuning
@@ -237,6 +237,7 @@ def _cross_faults(spec: SweepSpec) -> list[Fault]:
             for name, dim in block.searched.items()
             if isinstance(dim, Range) and dim.kind != "int"
         ]
+    faults += _zero_shot_faults(spec)
     tuned = {
         canonical_json(value)
         for block in spec.search
@@ -255,6 +256,24 @@ def _cross_faults(spec: SweepSpec) -> list[Fault]:
         faults.append(
             Fault("storage", f"{spec.storage!r} is a URI. Use a folder that every node mounts")
         )
+    return faults
+
+
+def _zero_shot_faults(spec: SweepSpec) -> list[Fault]:
+    """Blocks that the task cannot have: texts stand for one label an image."""
+    faults = []
+    for n, block in enumerate(spec.search):
+        zero_shot = block.strategy == "zero-shot"
+        head = block.dimensions.get("head")
+        texts = zero_shot or (head is not None and "text" in head.extremes)
+        if texts and is_multilabel(spec.task):
+            told = "a head of texts says which one label an image has. Use another task, or head"
+            faults.append(Fault(f"search[{n}].{'strategy' if zero_shot else 'head'}", told))
+        if spec.task == "zero-shot-image-classification" and not zero_shot:
+            told = f"{block.strategy} trains, and task {spec.task} does not. Use strategy"
+            faults.append(
+                Fault(f"search[{n}].strategy", f"{told}: zero-shot, or task: image-classification")
+            )
     return faults
 
 

@@ -52,18 +52,30 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def _with_hole(template: str) -> str:
+    if template in TEMPLATES:
+        raise ValueError(
+            f"{template!r} is a set of templates. Write {{choice: […]}} to try several"
+        )
     if template.count(HOLE) != 1:
         raise ValueError(f"{template!r} needs one {HOLE}, where the class goes")
     return template
 
 
+def _some(templates: Any) -> Any:
+    if not templates:
+        raise ValueError("no templates. Give at least one, or none by its name: templates: none")
+    return templates
+
+
 def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 Text = Annotated[str, Field(min_length=1)]
 Template = Annotated[str, AfterValidator(_with_hole)]
-Templates = TemplateSet | Annotated[tuple[Template, ...], Field(min_length=1)]
+Templates = Annotated[TemplateSet | tuple[Template, ...], AfterValidator(_some)]
 Phrases = Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 
 

@@ -57,6 +57,18 @@ class Placement(Frozen):
     precision: str
 
 
+class Interpolation(Frozen):
+    """Where between zero-shot (0) and fine-tuned (1) weights a Trial ended.
+
+    WiSE-FT: Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022.
+    """
+
+    alpha: float = Field(ge=0, le=1, description="the share of the fine-tuned weights")
+    objectives: tuple[tuple[float, float], ...] = Field(
+        description="(alpha, objective on validation), for each that was tried"
+    )
+
+
 class Record(Frozen):
     """How one Trial ended, written once.
 
@@ -76,6 +88,7 @@ class Record(Frozen):
     best_epoch: int | None = None
     validation: dict[str, float] = Field(default_factory=dict)
     objective: float | None = None
+    interpolation: Interpolation | None = None
     checkpoint: str | None = None  # folder of the best epoch, relative to the trial's folder
     files: dict[str, str] = Field(default_factory=dict, description="relative path → SHA-256")
     seconds: float = 0.0
@@ -88,7 +101,8 @@ class Record(Frozen):
 
     @property
     def params(self) -> dict[str, Any]:
-        """The strategy's parameters, without its name."""
-        values = self.experiment.strategy.to_json()
+        """The strategy's parameters, without its name, and without those that it does not take."""
+        strategy = self.experiment.strategy
+        values = strategy.to_json()
         values.pop("strategy")
-        return values
+        return {k: v for k, v in values.items() if strategy.only is None or k in strategy.only}

@@ -11,11 +11,12 @@ et al. (LoRA, ICLR 2022).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from orchestrator.spec.frozen import Frozen
+from orchestrator.spec.prompts import Descriptions, Templates
 
 Rate = Annotated[float, Field(gt=0, le=10)]
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
@@ -33,7 +34,12 @@ StoredPrecision = Literal["fp32", "fp16"]
 
 
 class StrategyParams(Frozen):
-    """What every strategy can set: head, optimiser, schedule, loss, augmentation, input."""
+    """What every strategy can set: head, optimiser, schedule, loss, augmentation, input.
+
+    `only` names the parameters that a strategy takes, where it takes but a few.
+    """
+
+    only: ClassVar[frozenset[str] | None] = None
 
     epochs: Epochs = Field(10, description="epochs after the warm-up")
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(
@@ -44,8 +50,18 @@ class StrategyParams(Frozen):
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="seeds every random choice")
 
-    head: Literal["linear", "mlp"] = Field(
-        "linear", description="one linear layer, or hidden layer + ReLU + dropout + linear"
+    head: Literal["linear", "mlp", "text"] = Field(
+        "linear",
+        description="one linear layer; hidden layer + ReLU + dropout + linear; or, of a CLIP, one "
+        "linear layer over features of length one that starts from what the labels' texts say",
+    )
+    templates: Templates = Field(
+        "default", description="sentences that a text head's labels go into: a set, or a list"
+    )
+    descriptions: Descriptions | None = Field(
+        None,
+        description="what labels mean, for a text head: a labels file, or label: phrase, "
+        "[phrases] or {prompts: [whole sentences]}",
     )
     hidden: Annotated[int, Field(ge=1, le=65_536)] = Field(
         256, description="width of an mlp head's hidden layer"
@@ -146,6 +162,14 @@ class StrategyParams(Frozen):
         return list(dict.fromkeys([*training, *judged]))
 
     @model_validator(mode="after")
+    def _texts_meet_images_at_the_output(self) -> StrategyParams:
+        if self.head == "text" and self.pooling != "last":
+            raise ValueError(
+                f"head: text reads pooling: last, not {self.pooling}. Use one or the other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> StrategyParams:
         if self.accumulate > self.batch_size:
             raise ValueError(
@@ -153,6 +177,18 @@ class StrategyParams(Frozen):
                 "Use at most one part an example"
             )
         return self
+
+
+class ZeroShot(StrategyParams):
+    """E: nothing is trained; a CLIP's texts are the head."""
+
+    only: ClassVar[frozenset[str] | None] = frozenset(
+        {"templates", "descriptions", "predict_views", "image_size", "crop_fraction", "precision"}
+    )
+
+    strategy: Literal["zero-shot"] = "zero-shot"
+    head: Literal["text"] = "text"
+    epochs: Annotated[int, Field(ge=0, le=0)] = 0
 
 
 class FeatureExtraction(StrategyParams):
@@ -192,6 +228,20 @@ class FineTuning(StrategyParams):
     )
     label_smoothing: Fraction = Field(0.1, description="share of the target spread over classes")
     augment: Augment = Field("standard", description="transforms of training images")
+    wise_ft: bool = Field(
+        False,
+        description="in the end take the weights between zero-shot and fine-tuned that validate "
+        "best (text heads; Wortsman et al., CVPR 2022)",
+    )
+
+    @model_validator(mode="after")
+    def _between_two_ends(self) -> FineTuning:
+        if self.wise_ft and self.head != "text":
+            raise ValueError(
+                f"wise_ft goes back towards zero-shot, which a {self.head} head has not. Use head: "
+                "text, or leave wise_ft out"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -330,13 +380,15 @@ class Scratch(StrategyParams):
 
 Adapted = Annotated[AdaptedPartial | AdaptedFull, Field(discriminator="then")]
 Strategy = Annotated[
-    FeatureExtraction | Partial | Full | Adapted | Scratch, Field(discriminator="strategy")
+    ZeroShot | FeatureExtraction | Partial | Full | Adapted | Scratch,
+    Field(discriminator="strategy"),
 ]
 Then = Literal["partial", "full"]
 DOMAIN_ADAPTIVE = "domain-adaptive"
 
 # The classes whose fields a block sets; a domain-adaptive block sets those of what comes then.
 STRATEGIES: dict[str, type[StrategyParams]] = {
+    "zero-shot": ZeroShot,
     "feature-extraction": FeatureExtraction,
     "partial": Partial,
     "full": Full,

@@ -21,6 +21,9 @@ ONLY_FOR: dict[str, Modality] = {
     "image_size": "image",
     "crop_fraction": "image",
     "batch_norm": "image",
+    "templates": "image",
+    "descriptions": "image",
+    "wise_ft": "image",
     "max_length": "text",
 }
 
@@ -45,6 +48,7 @@ _TEXT_TUNING: dict[str, Any] = {
     "thirds": None,
 }
 TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "zero-shot": {},
     "feature-extraction": {"pooling": "mean"},
     "partial": _TEXT_TUNING,
     "full": _TEXT_TUNING,
@@ -93,6 +97,7 @@ TEXT_RANGES: dict[str, tuple[float, float]] = {
     "clip_norm": (1.0, 1.0),
 }
 USUAL_RANGES: dict[str, dict[str, tuple[float, float]]] = {
+    "zero-shot": {},
     "feature-extraction": {
         "head_lr": (1e-3, 3e-3),
         "weight_decay": (1e-4, 1e-2),

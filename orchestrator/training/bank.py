@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from orchestrator.data.batches import epoch_batches
-from orchestrator.models.head import Head, Standardize, build_head
+from orchestrator.models.head import Head, build_head
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.record import EpochRow, PhaseRow
-from orchestrator.spec.strategy import Augment, FeatureExtraction
+from orchestrator.spec.strategy import Augment, FeatureExtraction, ZeroShot
 from orchestrator.tasks.losses import Loss, balanced_class_weights, one_hot
 from orchestrator.tasks.task import build_task
 from orchestrator.training.bank_optimizer import BankOptimizer
@@ -38,7 +38,7 @@ from orchestrator.training.param_groups import head_groups
 from orchestrator.training.phases import Phase, compile_phases
 from orchestrator.training.precision import autocast, resolve_precision
 from orchestrator.training.sources import drawn_views, read_by_view
-from orchestrator.training.trial import TrialResult, fit_standardize
+from orchestrator.training.trial import TrialResult, fit_standardize, run_zero_shot
 
 VALIDATION_ROWS = 1024
 CHECK_STEPS = 20
@@ -61,8 +61,13 @@ VARIES = {
 
 
 def can_join(experiment: Experiment) -> bool:
-    """Whether an experiment is a head on stored features, so that a bank can train it."""
+    """Whether an experiment is a head on stored features, so that a bank can train it.
+
+    Zero-shot's head needs no training, and is measured where the others are.
+    """
     strategy = experiment.strategy
+    if isinstance(strategy, ZeroShot):
+        return True
     if not isinstance(strategy, FeatureExtraction):
         return False
     if strategy.accumulate != 1 or strategy.precision == "fp16":
@@ -87,7 +92,7 @@ def phase_of(experiment: Experiment) -> Phase:
 def head_numbers(experiment: Experiment, n_features: int) -> int:
     """How many numbers an experiment's head has."""
     strategy, n_outputs = experiment.strategy, len(experiment.task.labels)
-    if strategy.head == "linear":
+    if strategy.head != "mlp":
         return (n_features + 1) * n_outputs
     return (n_features + 1) * strategy.hidden + (strategy.hidden + 1) * n_outputs
 
@@ -113,6 +118,8 @@ def run_bank(
         The result of each, in order. The seconds of an epoch are divided among the heads that
         trained in it.
     """
+    if isinstance(experiments[0].strategy, ZeroShot):
+        return [run_zero_shot(each, io, checkpoints(each)) for each in experiments]
     results = _Bank(experiments, io).run(on_epoch, stopped_by)
     for member in results:
         if member.best is not None:
@@ -144,7 +151,7 @@ class _Member:
     def first_dropout(self) -> float:
         """Dropout of what the first layer reads."""
         strategy = self.experiment.strategy
-        return strategy.dropout if strategy.head == "linear" else strategy.feature_dropout
+        return strategy.feature_dropout if strategy.head == "mlp" else strategy.dropout
 
     @property
     def run(self) -> tuple[int, bool]:
@@ -214,8 +221,12 @@ class _Bank:
             )
             for e in experiments
         ]
-        fit_standardize(heads[0], io)
-        self.standardize: Standardize = heads[0].standardize.to(io.device)
+        if self.strategy.head == "text":
+            for head in heads:
+                head.start_from(io.label_embeddings())
+        else:
+            fit_standardize(heads[0], io)
+        self.standardize = heads[0].standardize.to(io.device)
         self.members = [
             _Member(number, experiment, phase_of(experiment), _row(experiment, head))
             for number, (experiment, head) in enumerate(zip(experiments, heads, strict=True))

@@ -14,6 +14,7 @@ from torch import Tensor
 from orchestrator.data.examples import Examples
 from orchestrator.features.store import Float32, Values
 from orchestrator.models.backbone import Backbone
+from orchestrator.models.label_embeddings import LabelEmbeddings
 from orchestrator.spec.record import EpochRow, PhaseRow
 from orchestrator.spec.strategy import Augment
 
@@ -43,6 +44,9 @@ class TrialIO(Protocol):
 
     def parent_head(self) -> dict[str, Tensor]:
         """The tensors of the head that the experiment starts from, where it names one."""
+
+    def label_embeddings(self) -> LabelEmbeddings:
+        """What the labels' texts say, where the experiment's head starts from them."""
 
     def features(
         self, rows: npt.NDArray[np.int64], view: int = 0, augment: Augment = "none"

@@ -17,6 +17,7 @@ from orchestrator.spec.strategy import (
     Scratch,
     Strategy,
     StrategyParams,
+    ZeroShot,
 )
 
 
@@ -26,7 +27,8 @@ class Phase:
 
     With `same_inputs` every epoch draws from the same few views, so that frozen outputs recur.
     `stage_lrs` maps each trainable stage (0 is the stem) to its base rate; the others are frozen.
-    A phase that reads stored features trains the head alone and sees no image.
+    A phase that reads stored features trains the head alone and sees no image; zero-shot's has no
+    epochs.
     """
 
     name: str
@@ -73,6 +75,8 @@ def compile_phases(
         handed_over: Whether it starts from a trained head, and so has no warm-up.
     """
     match strategy:
+        case ZeroShot():
+            return (_phase(strategy, "zero-shot", head_lr=0.0, stage_lrs={}),)
         case FeatureExtraction():
             return (_phase(strategy, "head", head_lr=strategy.head_lr, stage_lrs={}),)
         case PartialTuning():

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from orchestrator.errors import DivergedError, IntegrityError
-from orchestrator.models.classifier import build_classifier_head
-from orchestrator.models.head import Head
+from orchestrator.models.classifier import build_classifier_head, mean_over_views
+from orchestrator.models.head import Head, Standardize, build_head
 from orchestrator.models.placing import placed
+from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import HEAD, Experiment
-from orchestrator.spec.record import EpochRow, PhaseRow, Status
-from orchestrator.spec.strategy import StrategyParams
-from orchestrator.tasks.losses import Loss, balanced_class_weights
+from orchestrator.spec.record import EpochRow, Interpolation, PhaseRow, Status
+from orchestrator.spec.strategy import FineTuning, StrategyParams, ZeroShot
+from orchestrator.tasks.losses import Loss, balanced_class_weights, one_hot
 from orchestrator.tasks.task import Task, build_task
 from orchestrator.training.checkpoint import (
     Checkpoint,
@@ -30,6 +32,7 @@ from orchestrator.training.io import Decision, TrialIO
 from orchestrator.training.network import Network
 from orchestrator.training.phase_run import PhaseRun
 from orchestrator.training.phases import Phase, compile_phases
+from orchestrator.training.wise_ft import ALPHAS, interpolated
 from orchestrator.training.workers import Workers
 
 STANDARDIZE_ROWS = 20_000
@@ -46,6 +49,7 @@ class TrialResult:
     best_epoch: int | None = None
     validation: dict[str, float] = field(default_factory=dict)
     objective: float | None = None
+    interpolation: Interpolation | None = None
     checkpoint: str | None = None
     seconds: float = 0.0
     images_per_s: float = 0.0
@@ -65,19 +69,96 @@ def run_trial(experiment: Experiment, io: TrialIO) -> TrialResult:
     Returns:
         The result; `diverged` with the last finite checkpoint when a loss is no number.
     """
+    if isinstance(experiment.strategy, ZeroShot):
+        return run_zero_shot(experiment, io, io.checkpoints)
     return _Trial(experiment, io).run()
+
+
+def run_zero_shot(experiment: Experiment, io: TrialIO, checkpoints: Path) -> TrialResult:
+    """Measure the head that the labels' texts make, on stored features; nothing is trained.
+
+    Its one row has the loss on the training examples as well, which it has not seen either.
+
+    Args:
+        experiment: What to measure.
+        io: The surroundings of an experiment with the same texts.
+        checkpoints: Where the head is kept.
+    """
+    started_s = time.monotonic()
+    strategy, task, targets = (
+        experiment.strategy,
+        build_task(experiment.task),
+        io.examples.targets(),
+    )
+    train, validation = (io.examples.indices(split) for split in ("train", "validation"))
+    width = io.features(train[:1]).shape[1]
+    head = build_head(
+        strategy, n_features=width, n_outputs=len(experiment.task.labels), seed=strategy.seed
+    )
+    head.start_from(io.label_embeddings())
+    head.eval()
+    with torch.inference_mode():
+        seen = [
+            head(torch.from_numpy(io.features(validation, view)))
+            for view in range(strategy.predict_views)
+        ]
+        probs = torch.from_numpy(task.probabilities(mean_over_views(seen).numpy()))
+        losses = Loss(experiment.task, strategy, class_weights=None)(
+            head(torch.from_numpy(io.features(train))), one_hot(targets[train], experiment.task)
+        )
+    metrics = task.metrics(probs.numpy().astype("float64"), targets[validation])
+    frozen = facts_of(experiment.backbone).n_parameters + sum(p.numel() for p in head.parameters())
+    phase = PhaseRow(name="zero-shot", epochs=0, groups=(), trainable=0, frozen=frozen)
+    seconds = time.monotonic() - started_s
+    row = EpochRow(
+        epoch=1,
+        phase=phase.name,
+        train_loss=float(losses.mean()),
+        validation=metrics,
+        seconds=seconds,
+        images_per_s=len(validation) / max(seconds, 1e-9),
+    )
+    if io.rank == 0:
+        write_checkpoint(
+            checkpoints,
+            1,
+            weights={f"head.{name}": t for name, t in head.state_dict().items()},
+            optimizer=None,
+            schedule=None,
+            validation={"probs": probs},
+            state={
+                "experiment": experiment.digest,
+                "phases": [phase.to_json()],
+                "epochs": [row.to_json()],
+                "best_epoch": 1,
+                "seconds": seconds,
+            },
+        )
+    objective = experiment.objective
+    return TrialResult(
+        phases=(phase,),
+        epochs=(row,),
+        best_epoch=1,
+        validation=metrics,
+        objective=metrics.get(objective.metric, objective.worst),
+        checkpoint=f"checkpoints/{folder_name(1)}",
+        seconds=seconds,
+        images_per_s=row.images_per_s,
+    )
 
 
 def build_network(experiment: Experiment, io: TrialIO) -> Network:
     """The experiment's backbone, and its parent's head or a new one.
 
-    A new head standardises by the stored features.
+    A new head standardises by the stored features, or starts from texts.
     """
     strategy = experiment.strategy
     backbone = io.backbone()
     head = build_classifier_head(backbone, strategy, n_outputs=len(experiment.task.labels))
     if HEAD in experiment.parents:
         head.load_state_dict(io.parent_head())
+    elif strategy.head == "text":
+        head.start_from(io.label_embeddings())
     elif strategy.strategy != "scratch":
         fit_standardize(head, io)
     return placed(Network(backbone, head, strategy), io.device)
@@ -87,6 +168,7 @@ def fit_standardize(head: Head, io: TrialIO) -> None:
     """Take a head's statistics from the stored features of the training examples."""
     rows = io.examples.indices("train")
     step = max(1, len(rows) // STANDARDIZE_ROWS)
+    assert isinstance(head.standardize, Standardize)
     head.standardize.fit(torch.from_numpy(io.features(rows[::step])))
 
 
@@ -105,6 +187,7 @@ class _Trial:
             self.network.backbone.n_stages,
             handed_over=HEAD in experiment.parents,
         )
+        self.zero_shot = self._zero_shot_tensors()
         self.targets = io.examples.targets()
         self.loss = Loss(experiment.task, experiment.strategy, class_weights=self._class_weights())
         self.result = TrialResult()
@@ -247,6 +330,8 @@ class _Trial:
                 )
             load_trained(self.network, checkpoint)
             self.workers.barrier()
+            if status in ("finished", "stopped"):
+                self._go_back(checkpoint)
             if self.io.rank == 0:
                 keep_only(self.io.checkpoints, {best or 0})
         seconds_an_image = [1 / row.images_per_s for row in self.result.epochs if row.images_per_s]
@@ -258,6 +343,70 @@ class _Trial:
             seconds=self._seconds(),
             images_per_s=len(seconds_an_image) / sum(seconds_an_image) if seconds_an_image else 0.0,
         )
+
+    def _zero_shot_tensors(self) -> dict[str, Tensor] | None:
+        """What training will change, as zero-shot has it, where the trial ends between the two."""
+        strategy = self.experiment.strategy
+        if not (isinstance(strategy, FineTuning) and strategy.wise_ft):
+            return None
+        backbone, n_outputs = self.network.backbone, len(self.experiment.task.labels)
+        head = build_classifier_head(backbone, strategy, n_outputs=n_outputs).to(self.io.device)
+        head.start_from(self.io.label_embeddings())
+        texts = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+        return {k: texts.get(k, t).detach().clone() for k, t in self._trained().items()}
+
+    def _go_back(self, best: Checkpoint) -> None:
+        """Take the weights between zero-shot and the best epoch's that validate best.
+
+        They replace the best epoch's checkpoint, which says that it was done.
+        """
+        if self.zero_shot is None:
+            return
+        if (known := best.state.get("interpolation")) is None:
+            known = self._swept(best)
+        self.result = replace(
+            self.result,
+            interpolation=Interpolation.model_validate(known["between"]),
+            validation=known["validation"],
+            objective=known["objective"],
+        )
+
+    def _swept(self, best: Checkpoint) -> dict[str, Any]:
+        """Validate between the two ends, and keep the best: what it is and how good."""
+        assert self.zero_shot is not None
+        objective = self.experiment.objective
+        tuned = {name: tensor.detach().clone() for name, tensor in self._trained().items()}
+        phase = replace(self.phases[-1], ema_decay=0.0)
+        run = PhaseRun(self.experiment, phase, self.network, self.loss, self.io, self.workers)
+        rows = self.io.examples.indices("validation")
+        tried: list[tuple[float, float]] = []
+        found: dict[str, Any] = {"objective": None}
+        for alpha in ALPHAS:
+            weights = interpolated(self.zero_shot, tuned, alpha)
+            self.network.load_state_dict(weights, strict=False)
+            probs = self._validation_probs(run)
+            metrics = self.task.metrics(probs.numpy().astype("float64"), self.targets[rows])
+            value = metrics.get(objective.metric, objective.worst)
+            tried.append((alpha, value))
+            if objective.better(value, found["objective"]):
+                kept = (weights, probs)
+                found = {"alpha": alpha, "objective": value, "validation": metrics}
+        between = Interpolation(alpha=found.pop("alpha"), objectives=tuple(tried))
+        found["between"] = between.to_json()
+        self.network.load_state_dict(kept[0], strict=False)
+        if self.io.rank == 0:
+            assert self.result.best_epoch is not None
+            write_checkpoint(
+                self.io.checkpoints,
+                self.result.best_epoch,
+                weights=kept[0],
+                optimizer=None,
+                schedule=None,
+                validation={"probs": kept[1]},
+                state={**best.state, "interpolation": found},
+            )
+        self.workers.barrier()
+        return found
 
     def _class_weights(self) -> Tensor | None:
         params: StrategyParams = self.experiment.strategy

@@ -16,7 +16,7 @@ from orchestrator.features.filling import compute_features
 from orchestrator.features.store import Float32
 from orchestrator.features.transferability import knn_accuracy, log_me
 from orchestrator.models.building import build_backbone
-from orchestrator.models.head import build_head
+from orchestrator.models.head import Standardize, build_head
 from orchestrator.spec.backbones import backbone_modality, facts_of
 from orchestrator.spec.parts import BackboneSpec, TaskSpec
 from orchestrator.spec.strategy import FeatureExtraction
@@ -132,6 +132,7 @@ def _probe_accuracy(features: Float32, classes: npt.NDArray[np.int64], n_classes
     params = FeatureExtraction(head_lr=1e-2)
     head = build_head(params, n_features=features.shape[1], n_outputs=n_classes, seed=0)
     train, truth = torch.from_numpy(features[~held]), torch.from_numpy(classes[~held])
+    assert isinstance(head.standardize, Standardize)
     head.standardize.fit(train)
     optimizer = torch.optim.Adam(head.parameters(), lr=params.head_lr)
     for inputs, targets in zip(train.split(16), truth.split(16), strict=True):

@@ -18,7 +18,7 @@ from orchestrator.spec.experiment import HEAD, Experiment
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.record import Record
 from orchestrator.spec.search_space import Block
-from orchestrator.spec.strategy import FeatureExtraction, FineTuning
+from orchestrator.spec.strategy import FeatureExtraction, FineTuning, StrategyParams
 from orchestrator.training.phases import WARM_UP, warm_up_augment
 from orchestrator.tuning.experiments import ExperimentFactory
 from orchestrator.tuning.leaderboard import is_candidate
@@ -32,6 +32,7 @@ SHAPING = (
     "max_length",
     "pooling",
     "head",
+    "templates",
     "hidden",
     "loss",
     "focal_gamma",
@@ -136,10 +137,16 @@ def head_key(experiment: Experiment) -> str:
             "input": experiment.input.to_json(),
             "pooling": strategy.pooling,
             "hidden": strategy.hidden if strategy.head == "mlp" else None,
+            "texts": _texts(strategy) if strategy.head == "text" else None,
             "focal": strategy.focal_gamma if strategy.loss == "focal" else None,
             "class_weights": strategy.class_weights,
         }
     )[:16]
+
+
+def _texts(strategy: StrategyParams) -> dict[str, Any]:
+    content = strategy.to_json()
+    return {name: content[name] for name in ("templates", "descriptions")}
 
 
 def warm_up_head(experiment: Experiment) -> Experiment:

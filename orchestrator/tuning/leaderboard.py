@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from orchestrator.runtime.folders import SweepFolder, TrialStart
@@ -50,17 +50,21 @@ def leaderboard(
 ) -> dict[str, Any]:
     """The content of `leaderboard.json`."""
     order = ranked(records, objective)
-    baselines = [
-        r.trial for r in order if r.experiment.strategy.strategy == "scratch" and is_candidate(r)
-    ]
     return {
         "objective": objective.to_json(),
         "rows": [_row(rank, starts[r.trial], r) for rank, r in enumerate(order, start=1)],
-        "baseline": baselines[0] if baselines else None,
+        "baseline": _best_of("scratch", order),
+        "floor": _best_of("zero-shot", order),
         "status": status,
         "exhausted": exhausted,
         "seconds": round(seconds, 3),
     }
+
+
+def _best_of(strategy: str, order: Sequence[Record]) -> str | None:
+    """The best trial of a strategy, if it has a candidate."""
+    mine = (r for r in order if r.experiment.strategy.strategy == strategy and is_candidate(r))
+    return next((record.trial for record in mine), None)
 
 
 def write_leaderboard(
@@ -104,6 +108,7 @@ def _row(rank: int, start: TrialStart, record: Record) -> dict[str, Any]:
         "objective": record.objective,
         "validation": record.validation,
         "best_epoch": record.best_epoch,
+        "alpha": None if record.interpolation is None else record.interpolation.alpha,
         "n_epochs": len(record.epochs),
         "seconds": record.seconds,
         "images_per_s": record.images_per_s,

@@ -287,7 +287,7 @@ def _checkpoint_bytes(experiment: Experiment) -> int:
     """At most: weights and two moments of all that the strategy may train."""
     facts = facts_of(experiment.backbone)
     trained = facts.feature_width * len(experiment.task.labels)
-    if experiment.strategy.strategy != "feature-extraction":
+    if experiment.strategy.strategy not in ("zero-shot", "feature-extraction"):
         trained += facts.n_parameters
     return 3 * BYTES_PER_NUMBER * trained
 

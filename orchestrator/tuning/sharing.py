@@ -24,7 +24,7 @@ from orchestrator.runtime.process_cache import CutFacts, cut_facts
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.search_space import Block
-from orchestrator.spec.strategy import Augment
+from orchestrator.spec.strategy import Augment, ZeroShot
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.phases import Phase, compile_phases
 from orchestrator.tuning.experiments import ExperimentFactory, values_of
@@ -181,6 +181,8 @@ def _uses(experiment: Experiment, images: int) -> list[Shared]:
     phases = phases_of(experiment)
     width = pooled_width(experiment)
     head_epochs = sum(phase.epochs for phase in phases if phase.from_features)
+    if isinstance(strategy, ZeroShot):
+        head_epochs = 1  # it reads what a head's epoch does, and trains nothing
     tuned = [(phase, cut) for phase in phases if (cut := frozen_cut(experiment, phase))]
     fixed: list[Augment] = [phase.augment for phase in phases if phase.same_inputs]
     views = (

@@ -18,6 +18,7 @@ from orchestrator.runtime.cluster import Cluster, joined_cluster
 from orchestrator.runtime.feature_filling import fill_features, is_stored
 from orchestrator.runtime.folders import TrialStart
 from orchestrator.runtime.signals import Signals
+from orchestrator.runtime.text_embedding import TextNeed, embed_texts
 from orchestrator.runtime.trial_run import TrialTicket
 from orchestrator.runtime.tune_trial import MAX_FAILURES, TuneContext, tune_trial
 from orchestrator.runtime.winner_test import ensure_tested
@@ -42,11 +43,18 @@ from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.scheduler import FlaggingScheduler
 from orchestrator.tuning.screening import SCREEN, Screen, screen_backbones
 from orchestrator.tuning.searcher import SweepSearcher, is_member, outcome_of
-from orchestrator.tuning.sharing import Shared, block_shares, store_budget
+from orchestrator.tuning.sharing import Shared, block_shares, corner_experiments, store_budget
 from orchestrator.tuning.suggestions import Outcome, build_suggester
 from orchestrator.tuning.tokenizing import tokenize
 from orchestrator.tuning.tracking import Tracker
 from orchestrator.tuning.watching import SweepWatcher
+
+TEXTS = (
+    "backbone",
+    "head",
+    "pooling",
+    "templates",
+)  # what decides whether texts are read, and which
 
 
 @dataclass(frozen=True)
@@ -172,10 +180,26 @@ class _Run:
             shared = self._write_plan(factory, at_once)
         stored = {work.need.key(self.sweep.examples): work for work in shared if work.stored}
         self.stored = tuple(stored)
+        self._embed(factory)
         with leased(self.sweep.store, stored):
             self._fill(stored)
             self._note_neighbours(factory)
             self._spend(factory, at_once, tracker)
+
+    def _embed(self, factory: ExperimentFactory) -> None:
+        """Let the text towers read the labels, for whoever starts from texts."""
+        corners = [
+            experiment
+            for block in self.spec.search
+            for experiment in corner_experiments(block, factory, TEXTS)
+        ]
+        embed_texts(
+            [TextNeed.of(e) for e in corners if e.strategy.head == "text"],
+            store=self.sweep.store,
+            cpus=self.spec.workers.cpus,
+            gpus=self.spec.workers.gpus,
+            progress=self.progress.count,
+        )
 
     def _fill(self, stored: Mapping[FeatureKey, Shared]) -> None:
         """Store what the plan says, in the room that the budget gives."""

@@ -19,7 +19,6 @@ from orchestrator.spec.clip_models import (
     clip_config,
     clip_contract,
     parse_clip,
-    pretrained_tags,
 )
 
 ROOT = Path("/")
@@ -81,10 +80,11 @@ def test_a_wrong_reference_is_told_what_is_near(reference: str, said: str) -> No
         parse_clip(reference, base=ROOT)
 
 
-def test_a_tower_that_cannot_be_cut_is_no_backbone_and_says_what_it_can_do() -> None:
-    spec = parse_clip(f"clip:ViT-B-16-SigLIP/{pretrained_tags('ViT-B-16-SigLIP')[0]}", base=ROOT)
-    with pytest.raises(WeightsError, match=r"timm's vit_base_patch16_siglip_224.*zero-shot"):
-        facts_of(spec)
+def test_a_tower_that_no_rule_cuts_is_one_stage() -> None:
+    for name in ("ViT-B-16-SigLIP/webli", "coca_ViT-B-32/laion2b_s13b_b90k"):
+        facts = facts_of(parse_clip(f"clip:{name}", base=ROOT))
+        assert facts.n_stages == 1
+        assert facts.n_parameters > 50e6
 
 
 def test_a_damaged_configuration_names_the_file(tmp_path: Path) -> None:

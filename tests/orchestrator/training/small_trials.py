@@ -19,8 +19,11 @@ from orchestrator.features.filling import compute_outputs, feature_key, search_r
 from orchestrator.features.store import FeatureStore, Float32, Values, part_ranges
 from orchestrator.models.backbone import Backbone, Output
 from orchestrator.models.building import build_backbone
+from orchestrator.models.clip import ensure_embeddings
+from orchestrator.models.label_embeddings import LabelEmbeddings
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
+from orchestrator.spec.prompts import class_prompts
 from orchestrator.spec.record import EpochRow, PhaseRow
 from orchestrator.spec.strategy import Augment, Strategy
 from orchestrator.training.evaluation import predict_probs, trained_network
@@ -123,6 +126,15 @@ class MemoryIO:
 
     def parent_head(self) -> dict[str, Tensor]:
         return self.parent
+
+    def label_embeddings(self) -> LabelEmbeddings:
+        strategy = self._experiment.strategy
+        return ensure_embeddings(
+            self._store.root.parent / "texts",
+            self._experiment.backbone,
+            self._experiment.weights_digest,
+            class_prompts(self.examples.labels, strategy.templates, strategy.descriptions),
+        )
 
     def features(
         self, rows: npt.NDArray[np.int64], view: int = 0, augment: Augment = "none"
