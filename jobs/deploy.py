@@ -13,12 +13,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.label_arguments import add_label_arguments, given_labels
 from jobs.registry_arguments import add_registry_argument
 from jobs.runtime_arguments import add_runtime_arguments
 from jobs.serving_cluster import LOOPBACK, earlier_endpoint, serving_cluster, set_environment
 from jobs.terminal import Terminal
 from orchestrator.bundle.reference import check_name, parse_reference
 from orchestrator.errors import OrchestratorError, RegistryError, SpecError
+from orchestrator.spec.clip_models import parse_clip
+from orchestrator.spec.parts import BackboneSpec
+from orchestrator.spec.prompts import with_templates
 
 if TYPE_CHECKING:
     from serve.app import AppSettings, EndpointSettings
@@ -39,6 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a bundle's folder, served under its own name or NAME; may be repeated",
     )
+    parser.add_argument(
+        "--clip",
+        dest="clips",
+        metavar="[NAME=]MODEL",
+        action="append",
+        default=[],
+        help="a CLIP, clip:ARCHITECTURE/PRETRAINED or its folder: requests bring their own labels; "
+        "may be repeated",
+    )
+    add_label_arguments(parser)
     add_registry_argument(parser)
     parser.add_argument(
         "--only", action="store_true", help="serve nothing else that was served until now"
@@ -82,10 +96,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     """Run the verb."""
     host = checked_host(args)
+    clips = named_clips(args)
     named = named_bundles(args)
     if args.detach and args.address is None and earlier_endpoint(args.port) is None:
         return _detached(args, terminal)
     set_environment(args.address, expose=args.expose)
+    named += [(name, clip_bundle(args, clip, terminal)) for name, clip in clips]
     check_bundles(args, named)
     cpus = 2 * (2 + (args.max or args.min)) * len(named) + (os.cpu_count() or 1)
     from serve.app import pinned_settings, run_app, running_settings, stop_app
@@ -123,9 +139,47 @@ def named_bundles(args: argparse.Namespace) -> list[tuple[str, str]]:
         except RegistryError as err:
             raise SpecError(f"--bundle: {err}. Write --bundle NAME={folder}") from err
         named.append((name, str(Path(folder).expanduser().absolute())))
-    if not named:
-        raise SpecError("nothing to serve. Give a name from the registry, or --bundle FOLDER")
+    if not named and not args.clips:
+        raise SpecError(
+            "nothing to serve. Give a name from the registry, --bundle FOLDER or --clip MODEL"
+        )
     return named
+
+
+def named_clips(args: argparse.Namespace) -> list[tuple[str, BackboneSpec]]:
+    """(name, CLIP) of each `--clip`.
+
+    Raises:
+        SpecError: One is no CLIP, or has no usable name.
+    """
+    if not args.clips and (args.labels is not None or args.templates):
+        raise SpecError("--labels and --templates are for --clip. Leave them out")
+    named = []
+    for text in args.clips:
+        name, mark, model = text.rpartition("=")
+        clip = parse_clip(model, base=Path.cwd())
+        name = name if mark else clip_name(clip)
+        try:
+            check_name(name)
+        except RegistryError as err:
+            raise SpecError(f"--clip: {err}. Write --clip NAME={model}") from err
+        named.append((name, clip))
+    return named
+
+
+def clip_name(clip: BackboneSpec) -> str:
+    """What a CLIP is served as where nobody says: `vit-b-32-laion2b_s34b_b79k`."""
+    return re.sub(r"[^a-z0-9._-]+", "-", clip.name.removeprefix("clip:").lower()).strip("-.")
+
+
+def clip_bundle(args: argparse.Namespace, clip: BackboneSpec, terminal: Terminal) -> str:
+    """The folder of a CLIP's bundle in the user's cache, made if it is not there."""
+    from orchestrator.bundle.cache import default_cache
+    from orchestrator.bundle.clip_bundles import OWN_LABELS, cached_clip_bundle
+
+    terminal.say(f"{clip.name} as a bundle")
+    labels = given_labels(args) or with_templates(OWN_LABELS, args.templates)
+    return str(cached_clip_bundle(default_cache().parent / "clips", clip, labels).path)
 
 
 def check_bundles(args: argparse.Namespace, named: list[tuple[str, str]]) -> None:

@@ -17,7 +17,9 @@ from PIL import Image
 from orchestrator.bundle.attribution import explain
 from orchestrator.bundle.predictor import Predictor
 from orchestrator.bundle.preparing import Input
+from orchestrator.bundle.zero_shot import ZeroShotPredictor
 from orchestrator.errors import DataError, SpecError
+from orchestrator.spec.prompts import parse_label_set, with_templates
 
 from . import inference_protocol
 from .bodies import Body, Submission, parse
@@ -84,12 +86,14 @@ class LocalEndpoint:
         predictor: Ready.
         worker: The threads that it computes in, which endpoints share.
         watched: The same, where drift is watched: it answers what clients ask.
+        open_one: The same, where requests may bring their own labels.
     """
 
     entry: Entry
     predictor: Predictor
     worker: Worker
     watched: Watched | None = None
+    open_one: ZeroShotPredictor | None = None
     _well_at_s: float = field(default=-math.inf, init=False)
 
     async def ask(self, verb: Verb, body: Body) -> Answered:
@@ -137,6 +141,8 @@ class LocalEndpoint:
             )
         match verb:
             case "predict":
+                if self.open_one is not None and (submission.labels or submission.templates):
+                    by = _labelled(self.open_one, submission)
                 answers = self._answers(submission, top=submission.top or DEFAULT_TOP, by=by)
                 return {"answers": [_told(answer) for answer in answers]}, answers
             case "embed":
@@ -254,6 +260,21 @@ def _checked(answer: dict[str, Any]) -> Answer:
     if not all(map(math.isfinite, told.get("probabilities", {}).values())):
         return Refusal("internal", "The model's answer to this input is not finite")
     return told
+
+
+def _labelled(open_one: ZeroShotPredictor, submission: Submission) -> Predictor:
+    """The model under a request's own labels, or its own labels under a request's templates.
+
+    Raises:
+        Refusal: Labels or templates that cannot be, or prompts that are too long.
+    """
+    labels = submission.labels or open_one.own.manifest.task.labels
+    try:
+        asked = parse_label_set(list(labels), source="labels")
+        asked = with_templates(asked, submission.templates or ())
+        return open_one.labelled(asked)
+    except SpecError as err:
+        raise Refusal("unsuitable", str(err)) from err
 
 
 def _told(answer: Answer) -> dict[str, Any]:

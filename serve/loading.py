@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.bundle.predictor import load_predictors
+from orchestrator.bundle.zero_shot import ZeroShotPredictor
 from orchestrator.spec.parts import Runtime
 
 from .endpoint import LocalEndpoint
@@ -51,7 +52,9 @@ def loaded(
         predictors = load_predictors(bundles, runtime=runtime, device=device, threads=threads)
         for model, bundle, predictor in zip(group, bundles, predictors, strict=True):
             entry = entry_of(model.pin, bundle, limits)
-            endpoint = LocalEndpoint(entry, predictor, worker, watched(predictor, bundle))
+            open_one = ZeroShotPredictor(bundle, predictor) if entry.zero_shot else None
+            drift = watched(predictor, bundle)
+            endpoint = LocalEndpoint(entry, predictor, worker, drift, open_one)
             endpoint.check()
             found[model] = endpoint
     return found

@@ -9,6 +9,7 @@ from orchestrator.bundle.cache import default_cache
 from orchestrator.bundle.locating import locate
 from orchestrator.bundle.manifest import MANIFEST
 from orchestrator.bundle.registry import Registry
+from orchestrator.bundle.zero_shot import is_open
 from orchestrator.errors import BundleError, IntegrityError, RegistryError
 from orchestrator.spec.frozen import Frozen
 
@@ -108,4 +109,5 @@ def _from_registry(pin: Pin) -> Bundle:
 
 def entry_of(pin: Pin, bundle: Bundle, limits: Limits) -> Entry:
     """What is told about a pinned bundle."""
-    return Entry(Identity(pin.name, pin.version, pin.alias, pin.digest), bundle, limits)
+    identity = Identity(pin.name, pin.version, pin.alias, pin.digest)
+    return Entry(identity, bundle, limits, zero_shot=is_open(bundle))

@@ -18,6 +18,7 @@ from orchestrator.spec.fault_messages import validated
 from orchestrator.spec.locations import absolute
 from orchestrator.spec.parts import BackboneSpec, Modality
 from orchestrator.spec.search_space import Choice, Constant
+from orchestrator.spec.strategy import DOMAIN_ADAPTIVE
 from orchestrator.spec.text_encoders import HUB_ID, is_encoder_folder
 
 
@@ -115,6 +116,10 @@ def _is_clip_place(spec: BackboneSpec, at: Written) -> bool:
 
 def _clip(spec: BackboneSpec, at: Written, faults: list[Fault]) -> BackboneSpec | None:
     """The CLIP that `spec` names: open_clip's, one on the hub, or a local folder."""
+    if at.strategy == DOMAIN_ADAPTIVE:
+        told = f"{spec.name}: pretraining a CLIP's images alone would part them from its texts"
+        faults.append(Fault(at.key, f"{told}. Use partial or full, or another backbone"))
+        return None
     weights = "none" if at.strategy == "scratch" else spec.weights
     try:
         found = parse_clip(spec.folder or spec.name, base=at.base, weights=weights)

@@ -18,6 +18,7 @@ from tests.benchmarks.loop import p6
 from tests.benchmarks.overhead import p5
 from tests.benchmarks.sweeps import p1, p3, p4
 from tests.benchmarks.trunk import s2
+from tests.benchmarks.zero_shot import s4
 
 ALL: dict[str, Callable[[Path], list[Measured] | Measured]] = {
     "P1": p1,
@@ -29,6 +30,7 @@ ALL: dict[str, Callable[[Path], list[Measured] | Measured]] = {
     "P7": p7,
     "S2": s2,
     "S3": s3,
+    "S4": s4,
 }
 
 

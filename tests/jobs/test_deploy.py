@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import build_parser, main
-from jobs.deploy import checked_host, named_bundles, settings_of
+from jobs.deploy import checked_host, clip_bundle, named_bundles, named_clips, settings_of
 from jobs.rollback import rolled
 from jobs.serving_cluster import Running, found
+from jobs.terminal import Terminal
+from orchestrator.bundle.bundle import open_bundle
 from orchestrator.errors import SpecError
 from serve.app import AppSettings
 
@@ -127,3 +129,34 @@ def test_a_taken_port_is_told_before_a_cluster_is_started(tmp_path: Path) -> Non
             serving_cluster(None, port=port, cpus=1, folder=tmp_path),
         ):
             pass
+
+
+def test_a_clip_is_served_under_its_name_or_another(clip_folder: Path) -> None:
+    found = named_clips(parsed("--clip", str(clip_folder), "--clip", f"shapes={clip_folder}"))
+    assert [name for name, _ in found] == ["coloured-shapes", "shapes"]
+    (named,) = named_clips(parsed("--clip", "clip:ViT-B-32/laion2b_s34b_b79k"))
+    assert named[0] == "vit-b-32-laion2b_s34b_b79k"
+    assert named_bundles(parsed("--clip", str(clip_folder))) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--clip", "clip:ViT-B-33/openai"], "Did you mean 'ViT-B-32"),
+        (["--clip", "A B=clip:RN50-quickgelu/openai"], "--clip: "),
+        (["cells", "--labels", "a,b"], "are for --clip"),
+    ],
+)
+def test_a_clip_that_cannot_be_served_is_told(words: list[str], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        named_clips(parsed(*words))
+
+
+def test_a_clips_bundle_has_the_labels_that_are_given(
+    clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    args = parsed("--clip", str(clip_folder), "--labels", "red,blue")
+    ((_, clip),) = named_clips(args)
+    bundle = open_bundle(clip_bundle(args, clip, Terminal(as_json=True)))
+    assert bundle.labels == ("red", "blue")

@@ -81,7 +81,7 @@ def test_each_form_of_search_is_a_dimension(
         ("full", "clip_norm", {"uniform": [0, float("inf")]}, "two numbers"),
         ("full", "clip_norm", {"uniform": [0, 10**400]}, "two numbers"),
         ("full", "clip_norm", {"uniform": [float("nan"), 1]}, "two numbers"),
-        ("full", "head", "mpl", "'mpl' is not one of linear, mlp. Did you mean 'mlp'?"),
+        ("full", "head", "mpl", "'mpl' is not one of linear, mlp, text. Did you mean 'mlp'?"),
         ("full", "head", {"uniform": [0, 1]}, "some of linear, mlp"),
         ("full", "head", [["mlp"]], "is not one of linear, mlp"),
         ("full", "head", [{1: 2, "a": 3}], "is not one of linear, mlp"),
@@ -116,7 +116,8 @@ def test_every_backbone_that_is_too_shallow_is_told(block: Make, parse: Parse) -
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 def test_a_block_of_defaults_alone_is_whole(block: Make, parse: Parse, strategy: str) -> None:
-    [found] = parse(block(strategy)).search
+    clip = {"backbone": "clip:ViT-B-32/laion2b_s34b_b79k"} if strategy == "zero-shot" else {}
+    [found] = parse(block(strategy, **clip)).search
 
     assert set(found.vetted()) == {"backbone"}
     assert found.params_class().to_json()["strategy"] == strategy
