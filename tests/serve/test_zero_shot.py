@@ -19,8 +19,8 @@ from orchestrator.spec.prompts import LabelSet
 from serve.handler import Handler
 from serve.keys import Keys
 from serve.limits import Limits
-from serve.pinning import pinned
 from serve.loading import Model, loaded
+from serve.pinning import pinned
 from serve.worker import Worker
 from tests.orchestrator.clip_material import draw
 from tests.serve.conftest import ask
