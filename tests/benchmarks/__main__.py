@@ -16,6 +16,7 @@ from tests.benchmarks.harness import Measured, table, write_rows
 from tests.benchmarks.heads import p2
 from tests.benchmarks.loop import p6
 from tests.benchmarks.overhead import p5
+from tests.benchmarks.serving import s1, s7
 from tests.benchmarks.sweeps import p1, p3, p4
 from tests.benchmarks.trunk import s2
 from tests.benchmarks.zero_shot import s4
@@ -28,9 +29,11 @@ ALL: dict[str, Callable[[Path], list[Measured] | Measured]] = {
     "P5": p5,
     "P6": p6,
     "P7": p7,
+    "S1": s1,
     "S2": s2,
     "S3": s3,
     "S4": s4,
+    "S7": s7,
 }
 
 

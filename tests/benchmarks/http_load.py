@@ -1,0 +1,100 @@
+"""Clients that ask over and over on open connections, at as little cost as Python allows."""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Answers:
+    """What came back.
+
+    Attributes:
+        seconds: The load lasted.
+        statuses: Responses by status; 0 where the connection broke.
+        latencies_s: Of the responses with status 200.
+    """
+
+    seconds: float = 0.0
+    statuses: Counter[int] = field(default_factory=Counter)
+    latencies_s: list[float] = field(default_factory=list)
+
+    @property
+    def per_s(self) -> float:
+        """Requests answered in a second."""
+        return self.statuses[200] / self.seconds
+
+    def percentile_ms(self, percent: int) -> float:
+        """Of the latencies."""
+        if len(self.latencies_s) < 2:
+            return float("nan")
+        return 1000 * statistics.quantiles(self.latencies_s, n=100)[percent - 1]
+
+
+def load(port: int, path: str, body: bytes, *, clients: int, seconds: float) -> Answers:
+    """Ask `path` from so many clients at once for so long; each asks again when it is answered."""
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: image/jpeg\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    answers, lock = Answers(), threading.Lock()
+    stop_s = time.perf_counter() + seconds
+
+    def ask_on() -> None:
+        statuses: Counter[int] = Counter()
+        latencies_s = []
+        connection = None
+        while (started_s := time.perf_counter()) < stop_s:
+            try:
+                if connection is None:
+                    connection = socket.create_connection(("127.0.0.1", port), timeout=120)
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.sendall(request)
+                status, keeps = _status(connection)
+            except OSError:
+                status, keeps = 0, False
+            statuses[status] += 1
+            if status == 200:
+                latencies_s.append(time.perf_counter() - started_s)
+            if not keeps and connection is not None:
+                connection.close()
+                connection = None
+        with lock:
+            answers.statuses.update(statuses)
+            answers.latencies_s += latencies_s
+
+    threads = [threading.Thread(target=ask_on) for _ in range(clients)]
+    began_s = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    answers.seconds = time.perf_counter() - began_s
+    return answers
+
+
+def _status(connection: socket.socket) -> tuple[int, bool]:
+    """The status of a response that is read to its end, and whether the connection stays."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += _more(connection)
+    head, _, rest = data.partition(b"\r\n\r\n")
+    lines = head.lower().split(b"\r\n")
+    length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), None)
+    if length is None:
+        while not rest.endswith(b"0\r\n\r\n"):
+            rest += _more(connection)
+    else:
+        while len(rest) < length:
+            rest += _more(connection)
+    return int(head[9:12]), b"connection: close" not in lines
+
+
+def _more(connection: socket.socket) -> bytes:
+    part = connection.recv(65_536)
+    if not part:
+        raise ConnectionError("closed in mid-response")
+    return part
