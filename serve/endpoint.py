@@ -139,17 +139,18 @@ class LocalEndpoint:
             raise Refusal(
                 "unsuitable", "labels: this model has labels of its own. Leave the key out"
             )
+        explained = self.predictor
+        if self.open_one is not None and (submission.labels or submission.templates):
+            by = explained = _labelled(self.open_one, submission)
         match verb:
             case "predict":
-                if self.open_one is not None and (submission.labels or submission.templates):
-                    by = _labelled(self.open_one, submission)
                 answers = self._answers(submission, top=submission.top or DEFAULT_TOP, by=by)
                 return {"answers": [_told(answer) for answer in answers]}, answers
             case "embed":
                 vectors = self._embeddings(submission.items)
                 return _embedded(vectors), vectors
             case "explain":
-                return self._explanation(submission), submission.items
+                return _explanation(explained, submission), submission.items
             case _:
                 assert_never(verb)
 
@@ -204,20 +205,6 @@ class LocalEndpoint:
             found = [one if isinstance(one, Refusal) else next(vectors) for one in found]
         _refuse_if_nothing(found)
         return found
-
-    def _explanation(self, submission: Submission) -> dict[str, Any]:
-        """What the likeliest label, or the one asked for, rests on in the one input."""
-        if len(submission.items) != 1:
-            raise Refusal(
-                "too-many", f"{len(submission.items)} inputs. One at a time can be explained"
-            )
-        value = cast(Input, _raised(submission.items[0]))
-        try:
-            return explain(self.predictor, value, label=submission.label).to_json()
-        except SpecError as err:
-            raise Refusal("unsuitable", str(err)) from err
-        except (DataError, OSError, ValueError) as err:
-            raise Refusal("undecodable", _reason(err)) from err
 
 
 def _predict(by: Predictor, inputs: Sequence[Item], top: int) -> Iterable[dict[str, Any]]:
@@ -275,6 +262,19 @@ def _labelled(open_one: ZeroShotPredictor, submission: Submission) -> Predictor:
         return open_one.labelled(asked)
     except SpecError as err:
         raise Refusal("unsuitable", str(err)) from err
+
+
+def _explanation(by: Predictor, submission: Submission) -> dict[str, Any]:
+    """What the likeliest label, or the one asked for, rests on in the one input."""
+    if len(submission.items) != 1:
+        raise Refusal("too-many", f"{len(submission.items)} inputs. One at a time can be explained")
+    value = cast(Input, _raised(submission.items[0]))
+    try:
+        return explain(by, value, label=submission.label).to_json()
+    except SpecError as err:
+        raise Refusal("unsuitable", str(err)) from err
+    except (DataError, OSError, ValueError) as err:
+        raise Refusal("undecodable", _reason(err)) from err
 
 
 def _told(answer: Answer) -> dict[str, Any]:

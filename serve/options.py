@@ -35,10 +35,10 @@ def checked_templates(value: object, limits: Limits) -> tuple[str, ...] | None:
     """Prompt templates, each with a place for the label."""
     found = checked_texts("templates", value, limits.templates, limits)
     for template in found or ():
-        if "{}" not in template:
+        if template.count("{}") != 1:
             raise Refusal(
                 "unsuitable",
-                f"templates: {brief(template)} has no {{}} where the label goes",
+                f"templates: {brief(template)} needs one {{}}, where the label goes",
             )
     return found
 

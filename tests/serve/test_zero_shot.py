@@ -70,6 +70,15 @@ def test_a_request_brings_its_own_labels_or_uses_the_bundles(predict: Call) -> N
     assert other["probabilities"] != found["probabilities"]
 
 
+def test_an_answer_under_the_requests_labels_can_be_explained(
+    handler: Handler, picture: str
+) -> None:
+    body = {"inputs": [{"image": picture}], "labels": ["red ring", "green square"]}
+    found = asyncio.run(ask(handler, "POST", "/v1/models/shapes:explain", json=body)).json()
+    assert found["label"] == "green square"
+    assert len(found["map"]["values"]) == found["map"]["rows"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
