@@ -24,7 +24,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     """Run the verb."""
     from orchestrator.spec.pretraining_job import load_pretraining
 
-    spec = load_pretraining(args.spec, args.overrides)
+    spec = load_pretraining(args.spec, args.overrides, base=args.relative_to)
     from orchestrator.runtime.cluster import joined_cluster
     from orchestrator.tuning.adapting import ensure_pretrained, lines_on
 

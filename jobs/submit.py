@@ -20,6 +20,7 @@ from jobs.submitted import JobResult, result_in
 from jobs.terminal import Terminal
 from orchestrator.errors import OrchestratorError
 from orchestrator.spec.frozen import digest_of
+from orchestrator.spec.pretraining_job import PretrainingJob, load_pretraining
 from orchestrator.spec.sweep import SweepSpec
 
 if TYPE_CHECKING:
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
 
     from jobs.following import Follower
 
-VERBS = ("plan", "sweep", "train")
+VERBS = ("plan", "pretrain", "sweep", "train")
 DASHBOARD = "http://127.0.0.1:8265"
 PACKAGES = ("orchestrator", "jobs", "serve")
 SPEC_NAME = "spec.yaml"
 METADATA_KEY = "orchestrator_request"
+ASIDE = {"budget", "workers", "storage", "tracking"}  # sections that no result depends on
+
+Spec = SweepSpec | PretrainingJob
 
 _ROOT = Path(__file__).parents[1]
 
@@ -49,9 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     """Run the verb; its exit code is the job's."""
-    spec = spec_from(args, terminal)
-    for line in needed_on_the_cluster(spec):
-        terminal.say(f"the cluster's nodes need {line}")
+    spec = _read(args, terminal)
+    for path, key in needed_on_the_cluster(spec).items():
+        terminal.say(f"the cluster's nodes need {path} ({key})")
     client = connected(args.address)
     from jobs.following import Follower
 
@@ -64,20 +68,32 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     return _ended(job, client.get_job_info(job), follower, terminal)
 
 
-def needed_on_the_cluster(spec: SweepSpec) -> list[str]:
-    """The paths that a job reads and writes, which are not shipped with it."""
-    data = spec.data
-    named = {
-        "data.train": data.train,
-        "data.validation": data.validation,
-        "data.test": data.test,
-        "storage": spec.storage,
-    }
-    return [
-        f"{key} at {value}"
-        for key, value in named.items()
+def _read(args: argparse.Namespace, terminal: Terminal) -> Spec:
+    if args.submitted == "pretrain":
+        return load_pretraining(args.spec, args.overrides, base=args.relative_to)
+    return spec_from(args, terminal)
+
+
+def needed_on_the_cluster(spec: Spec) -> dict[str, str]:
+    """The paths that a job reads and writes, which are not shipped with it: path → its key."""
+    return {
+        value: key
+        for key, value in _leaves(spec.to_json())
         if isinstance(value, str) and Path(value).is_absolute()
-    ]
+    }
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value in JSON data, with the nearest key above it."""
+    match value:
+        case dict():
+            for name, item in value.items():
+                yield from _leaves(item, name)
+        case list():
+            for item in value:
+                yield from _leaves(item, key)
+        case _:
+            yield key, value
 
 
 def connected(address: str) -> JobSubmissionClient:
@@ -109,18 +125,19 @@ def _has_token() -> bool:
     return any(map(os.environ.get, named)) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
-def job_stem(verb: str, spec: SweepSpec) -> str:
-    """What all jobs of one search have in common in their ids.
+def job_stem(verb: str, spec: Spec) -> str:
+    """What all jobs of one search have in common in their ids: what is asked, not at what price.
 
-    It is the sweep's identity with the place of the data instead of its content, which need not be
-    reachable from here: budget, workers and storage are not part of it.
+    Data and weights count by their places here, whose content need not be reachable; the sweep
+    itself then knows them by what they hold.
     """
-    identity = spec.identity(digest_of(spec.data.to_json()))
-    return f"{verb}-{spec.name}-{identity[:8]}"
+    content = {key: value for key, value in spec.to_json().items() if key not in ASIDE}
+    name = [spec.name] if isinstance(spec, SweepSpec) else []
+    return "-".join([verb, *name, digest_of(content)[:8]])
 
 
 def _joined_or_started(
-    client: JobSubmissionClient, args: argparse.Namespace, spec: SweepSpec, terminal: Terminal
+    client: JobSubmissionClient, args: argparse.Namespace, spec: Spec, terminal: Terminal
 ) -> str:
     """The running job of this search, or a new one: never two at once.
 

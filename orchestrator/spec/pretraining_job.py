@@ -32,21 +32,25 @@ class PretrainingJob(Frozen):
     storage: str = "runs"
 
 
-def load_pretraining(path: str | Path, overrides: Iterable[str] = ()) -> PretrainingJob | SweepSpec:
+def load_pretraining(
+    path: str | Path, overrides: Iterable[str] = (), *, base: Path | None = None
+) -> PretrainingJob | SweepSpec:
     """The pretraining in a YAML file, or the sweep whose blocks have some.
 
     Args:
-        path: The file; relative paths in it are relative to its folder.
+        path: The file.
         overrides: As `--set` takes them.
+        base: What relative paths in it are relative to; its own folder when not given.
 
     Raises:
         SpecError: With all faults at once.
     """
     file = Path(path).expanduser().absolute()
+    folder = file.parent if base is None else base.expanduser().absolute()
     raw = with_overrides(read_spec_file(file), overrides)
     if not isinstance(raw, Mapping) or "search" not in raw:
-        return parse_job(raw, base=file.parent, source=str(path))
-    spec = parse_sweep(raw, base=file.parent, source=str(path))
+        return parse_job(raw, base=folder, source=str(path))
+    spec = parse_sweep(raw, base=folder, source=str(path))
     if not any(block.pretraining for block in spec.search):
         raise SpecError(
             [Fault("search", f"no block of strategy {DOMAIN_ADAPTIVE}: nothing to pretrain")],

@@ -24,6 +24,8 @@ from jobs.following import Follower
 from jobs.submit import job_stem, needed_on_the_cluster, shipped
 from jobs.submitted import MARK, JobResult, main, result_in
 from orchestrator.spec.parsing import load_spec, parse_sweep
+from orchestrator.spec.pretraining_job import load_pretraining
+from tests.conftest import write_tree
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "0123456789abcdef" * 4
@@ -62,7 +64,40 @@ def test_what_the_cluster_must_reach_is_told(raw_spec: RawSpec, tmp_path: Path) 
 
     needed = needed_on_the_cluster(parse_sweep({**raw, "storage": "runs"}, base=tmp_path))
 
-    assert needed == [f"data.test at {tmp_path}/images", f"storage at {tmp_path}/runs"]
+    assert needed == {f"{tmp_path}/images": "test", f"{tmp_path}/runs": "storage"}
+
+
+def test_paths_deep_in_the_search_are_told_as_well(raw_spec: RawSpec, tmp_path: Path) -> None:
+    weights = tmp_path / "w.pth"
+    weights.touch()
+    block = {
+        "strategy": "full",
+        "backbone": [{"name": "mobilenetv3_small_050", "weights": str(weights)}],
+    }
+
+    needed = needed_on_the_cluster(parse_sweep(raw_spec(search=[block]), base=tmp_path))
+
+    assert needed[str(weights)] == "weights"
+
+
+def test_a_pretraining_can_be_submitted(tmp_path: Path) -> None:
+    path = tmp_path / "pretrain.yaml"
+    path.write_text(
+        "pretraining: {backbone: {name: mobilenetv3_small_050, weights: none}, corpus: images}"
+    )
+    for folder in ("here", "there"):
+        write_tree(tmp_path / folder / "images", 1, seed=0)
+    here = load_pretraining(path, base=tmp_path / "here")
+
+    assert needed_on_the_cluster(here) == {
+        f"{tmp_path}/here/images": "files",
+        f"{tmp_path}/here/runs": "storage",
+    }
+    stem = job_stem("pretrain", here)
+    assert stem.startswith("pretrain-")
+    again = load_pretraining(path, ["storage=/x"], base=tmp_path / "here")
+    assert job_stem("pretrain", again) == stem
+    assert job_stem("pretrain", load_pretraining(path, base=tmp_path / "there")) != stem
 
 
 def test_jobs_of_one_search_share_a_stem_and_others_do_not(
