@@ -5,6 +5,7 @@
 const TOP = 5;
 const AT_ONCE = 8; // images in one request, so that the first answers of many come soon
 const MOST_LABELS = 12;
+const TINY = 104; // pixels: a smaller image is shown larger
 const ENTITY_COLOURS = 6;
 const FULL_COLOUR = 0.05; // a smaller change of the probability is drawn paler: it means little
 const NOTHING = 0.005;
@@ -358,6 +359,9 @@ function fill(box, input, answer, model) {
 function pictureOf({ url, name }) {
   const image = make("img", { src: url, alt: name || "pasted image" });
   const frame = make("div", { class: "frame" }, image);
+  image.addEventListener("load", () => {
+    image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) < TINY);
+  });
   image.addEventListener("error", () => frame.replaceChildren(make("span", {}, "no preview")));
   return make("div", { class: "picture" }, frame);
 }
