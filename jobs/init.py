@@ -50,6 +50,10 @@ search:                       # one block a strategy; lists and ranges are searc
     backbone_lr: {log: [1e-5, 1e-4]}
   # - strategy: full                      # head warm-up, then everything, early stages slowest
   #   backbone: [tf_efficientnet_lite0]
+  # - strategy: domain-adaptive           # go on pretraining on your own images, then fine-tune
+  #   backbone: [tf_efficientnet_lite0]
+  #   then: partial
+  #   pretraining: {epochs: 20}           # corpus: [files, folders]; else the training images
   # - strategy: scratch                   # the baseline that gains are quoted against
   #   backbone: [tf_efficientnet_lite0]
 """,
@@ -65,6 +69,10 @@ search:                       # one block a strategy; lists and ranges are searc
     backbone_lr: {log: [2e-5, 5e-5]}
   # - strategy: full                      # head warm-up, then everything, layer-wise rates
   #   backbone: ENCODER
+  # - strategy: domain-adaptive           # go on pretraining on your own texts, then fine-tune
+  #   backbone: ENCODER
+  #   then: full
+  #   pretraining: {epochs: 3}            # corpus: [files, globs, tables]; else the training texts
   # - strategy: scratch                   # the baseline that gains are quoted against
   #   backbone: ENCODER
 """.replace("ENCODER", TEXT_ENCODERS[0]),

@@ -37,13 +37,20 @@ def test_the_spec_that_is_written_is_valid(folder: Path, capfd: pytest.CaptureFi
 def test_what_is_commented_out_is_valid_too(folder: Path) -> None:
     assert main(["init", "data/cells/train"]) == 0
     text = Path("sweep.yaml").read_text()
-    for line in ("- strategy: full", "- strategy: scratch", "  backbone: [tf", "test: path"):
+    lines = (
+        "- strategy: full",
+        "- strategy: domain-adaptive",
+        "  then: partial",
+        "  pretraining: {",
+    )
+    for line in (*lines, "- strategy: scratch", "  backbone: [tf", "test: path"):
         assert f"# {line}" in text
         text = text.replace(f"# {line}", line)
     Path("all.yaml").write_text(text)
 
     spec = load_spec("all.yaml")
-    assert [block.strategy for block in spec.search][2:] == ["full", "scratch"]
+    strategies = [block.strategy for block in spec.search]
+    assert strategies[2:] == ["full", "domain-adaptive", "scratch", "partial"]  # the last: a twin
     assert spec.data.test == str(folder / "path" / "to" / "test")
 
 
@@ -91,11 +98,13 @@ def test_a_text_spec_is_valid_with_any_encoder(folder: Path) -> None:
     text = Path("sweep.yaml").read_text()
     assert TEXT_ENCODERS[0] in text
     text = text.replace(TEXT_ENCODERS[0], "./tiny").replace("[1, 2, 4]", "[1, 2]")
-    for line in ("- strategy: full", "- strategy: scratch", "  backbone: ./tiny"):
+    lines = ("- strategy: full", "- strategy: domain-adaptive", "  then: full", "  pretraining:")
+    for line in (*lines, "- strategy: scratch", "  backbone: ./tiny"):
         assert f"# {line}" in text
         text = text.replace(f"# {line}", line)
     Path("all.yaml").write_text(text)
 
     spec = load_spec("all.yaml")
-    assert [block.strategy for block in spec.search][2:] == ["full", "scratch"]
+    strategies = [block.strategy for block in spec.search]
+    assert strategies[2:] == ["full", "domain-adaptive", "scratch", "full"]  # the last: a twin
     assert notes_on(spec) == []

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
 import yaml
+from rich.console import Console
 
 from jobs.cli import main
+from orchestrator.report.terminal import terminal_summary
 from orchestrator.runtime.cluster import Cluster
 from orchestrator.runtime.folders import SweepFolder
-from orchestrator.spec.parsing import load_spec
+from orchestrator.spec.parsing import load_spec, parse_sweep
+from orchestrator.tuning.planning import plan_sweep
 from orchestrator.tuning.progress import Silent
 from orchestrator.tuning.sweep import run_sweep
 from tests.orchestrator.text_material import write_encoder, write_phrases, write_texts
@@ -147,3 +153,54 @@ def test_another_sweep_of_the_same_storage_pretrains_nothing(
     assert outcome.ended == 1
     assert any("is there already" in line for line in heard.lines)
     assert not any(line.startswith("start pretraining") for line in heard.lines)
+
+
+def test_plan_and_summary_say_what_it_brought(sweep: SweepFolder) -> None:
+    plan = sweep.read("plan.json")
+    assert plan is not None
+    (row,) = plan["pretrainings"]
+    assert (row["done"], row["backbone"], row["epochs"]) == (True, "tiny", 1)
+    assert row["rows"] > 0
+    assert row["before"].keys() == row["after"].keys() == {"loss", "perplexity"}
+    assert all(0 <= row["neighbours"][when] <= 1 for when in ("before", "after"))
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(terminal_summary(sweep.root))
+    assert "by pretraining tiny on the domain (paired 95 %" in console.export_text()
+
+
+def test_a_plan_says_what_a_pretraining_will_cost(
+    root: Path, tmp_path: Path, spec_file: Path
+) -> None:
+    spec = load_spec(spec_file, [f"storage={tmp_path / 'runs'}"])
+    _, plan = plan_sweep(spec, probe=True, progress=Silent())
+    (row,) = plan["pretrainings"]
+    assert not row["done"]
+    assert row["seconds"] > 0
+    assert plan["forecast"]["seconds"] > row["seconds"]
+    assert not list((tmp_path / "runs" / "pretrained").glob("*"))
+
+
+def test_images_are_adapted_too(
+    cluster: Cluster, make_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    block = {
+        "strategy": "domain-adaptive",
+        "backbone": {"name": "mobilenetv3_small_050", "weights": "none"},
+        "then": "partial",
+        "pretraining": {"epochs": 1, "batch_size": 16, "image_size": 32, "held_out": 0.2},
+        "unfreeze": 1,
+        "augment": "none",
+    }
+    raw = make_spec(tmp_path / "runs", search=[block], budget={"trials": 2})
+    outcome = run_sweep(parse_sweep(raw, base=tmp_path))
+    assert (outcome.ended, outcome.failed) == (2, 0)
+    folder = SweepFolder(outcome.folder)
+    records = {r.experiment.strategy.strategy: r for r in folder.records().values()}
+    adapted, twin = records["domain-adaptive"].experiment, records["partial"].experiment
+    (pretrained,) = (tmp_path / "runs" / "pretrained").iterdir()
+    assert adapted.backbone.weights == str(pretrained / "model.safetensors")
+    assert set(adapted.parents) == {"pretraining", "head"}
+    assert (twin.backbone.weights, set(twin.parents)) == ("none", {"head"})
+    (row,) = (folder.read("plan.json") or {})["pretrainings"]
+    assert row["after"].keys() == {"loss", "spread"}
+    assert row["neighbours"].keys() == {"before", "after"}

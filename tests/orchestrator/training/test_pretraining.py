@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch.multiprocessing.spawn import start_processes
 
 from orchestrator.data.corpus import Corpus, read_corpus
+from orchestrator.data.examples import Examples
 from orchestrator.data.tokens import ensure_tokens
 from orchestrator.errors import DivergedError, IntegrityError
 from orchestrator.models.masked_language import MaskedLanguageModel
@@ -31,7 +35,7 @@ from orchestrator.spec.pretraining import CorpusSpec, MaskedLanguage
 from orchestrator.spec.text_encoders import encoder_tokenizer, tokenizer_digest
 from orchestrator.training.masked_language import MaskedLanguageObjective
 from orchestrator.training.objectives import build_objective
-from orchestrator.training.pretraining import PretrainingResult, run_pretraining
+from orchestrator.training.pretraining import Objective, PretrainingResult, run_pretraining
 from orchestrator.training.workers import Workers
 from tests.orchestrator.text_material import write_encoder, write_phrases
 
@@ -303,3 +307,63 @@ def test_a_result_is_plain_json(headed: BackboneSpec, corpus: Corpus, tmp_path: 
     assert result is not None
     content = json.loads(json.dumps(result.to_json()))
     assert content["epochs"][0]["held_out"].keys() == {"loss", "perplexity"}
+
+
+PAIRED = PARAMS.model_copy(update={"batch_size": 4, "accumulate": 2, "epochs": 1})
+
+
+def work(rank: int, root: Path, encoder: BackboneSpec, corpus: Path) -> None:
+    """What each of two workers does: the first is told to stop in mid-epoch, then both go on."""
+    torch.set_num_threads(1)
+    rendezvous = f"file://{root / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    workers = Workers(rank=rank, world_size=2, device=torch.device("cpu"))
+    steps = itertools.count(1)
+    for attempt in range(2):
+        objective = build_objective(
+            PAIRED, encoder, Examples.open(corpus), workers=workers, threads=1
+        )
+        stopped = (lambda: next(steps) == 2 and rank == 0) if attempt == 0 else lambda: False
+        result = run_pretraining(
+            objective,
+            PAIRED,
+            digest="d",
+            workers=workers,
+            checkpoints=root / "checkpoints",
+            told=lambda _: None,
+            stopped=stopped,
+        )
+        assert (result is None) == (attempt == 0)
+    assert result is not None
+    (root / f"result-{rank}.json").write_text(json.dumps(result.to_json()))
+    save_file(dict(tensors_of(objective)), root / f"weights-{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+def tensors_of(objective: Objective) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in objective.module.named_parameters()}
+
+
+def test_two_workers_are_one(headed: BackboneSpec, corpus: Corpus, tmp_path: Path) -> None:
+    assert headed.folder is not None
+    plain = tmp_path / "plain"
+    shutil.copytree(headed.folder, plain)
+    config = json.loads((plain / "config.json").read_text())
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (plain / "config.json").write_text(json.dumps({**config, **rates}))
+    encoder = BackboneSpec(name="tiny", folder=str(plain))
+    alone = objective_of(PAIRED, encoder, corpus)
+    assert alone.n_rows % PAIRED.batch_size == 1, "of the last batch one worker has no row"
+    expected = run(alone, PAIRED, tmp_path / "alone")
+    assert expected is not None
+
+    args = (tmp_path, encoder, corpus.examples.folder)
+    start_processes(work, args=args, nprocs=2, start_method="spawn")
+    for rank in range(2):
+        found = json.loads((tmp_path / f"result-{rank}.json").read_text())
+        assert found["before"] == pytest.approx(expected.before, rel=1e-6)
+        assert found["after"] == pytest.approx(expected.after, rel=1e-3)
+        (row,) = found["epochs"]
+        assert row["train_loss"] == pytest.approx(expected.epochs[0].train_loss, rel=1e-3)
+    one, other = (load_file(tmp_path / f"weights-{rank}.safetensors") for rank in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
