@@ -18,6 +18,7 @@ from tests.benchmarks.loop import p6
 from tests.benchmarks.overhead import p5
 from tests.benchmarks.serving import s1, s7
 from tests.benchmarks.sweeps import p1, p3, p4
+from tests.benchmarks.texts import t1_and_t2, t3
 from tests.benchmarks.trunk import s2
 from tests.benchmarks.zero_shot import s4
 
@@ -34,6 +35,8 @@ ALL: dict[str, Callable[[Path], list[Measured] | Measured]] = {
     "S3": s3,
     "S4": s4,
     "S7": s7,
+    "T1": t1_and_t2,  # T2 is measured with it
+    "T3": t3,
 }
 
 

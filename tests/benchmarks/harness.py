@@ -20,7 +20,7 @@ class Measured:
     """One benchmark's outcome.
 
     Attributes:
-        id: Its name, P1 … P7.
+        id: Its name, P1 … P7 for sweeps and images, T1 … T3 for texts.
         what: What was compared.
         value: The ratio.
         goal: The bound, e.g. `≥ 0.95`.

@@ -1,4 +1,4 @@
-"""What the benchmarks work on: photographs made from noise, and the demo's cells and weights."""
+"""What the benchmarks work on: photographs and articles made from noise, and the demo's cells."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from PIL import Image
 
 from jobs.elpv import write_elpv, write_weights
 from orchestrator.data.examples import Example, Examples, Split
+from tests.orchestrator.text_material import FILLERS, WORDS
 
 CLASSES = ("coarse", "fine")
 
@@ -30,6 +31,25 @@ def write_photos(folder: Path, *, n: int, side: int) -> Examples:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         rows.append(Example(uri=str(path), content=content, split=split, labels=(label,)))
     return Examples.write(folder / "index", rows, labels=list(CLASSES), multilabel=False)
+
+
+def write_articles(folder: Path, *, n: int) -> Path:
+    """Texts of three kinds, half of them of fewer than 60 words and few of more than 200.
+
+    Every text begins with words of its own, so that none is a copy.
+    """
+    rng = np.random.default_rng(0)
+    kinds = list(WORDS)
+    for i in range(n):
+        kind = kinds[i % len(kinds)]
+        length = int(np.clip(rng.lognormal(np.log(60), 0.7), 5, 250))
+        own = rng.random(length) < 0.15
+        words = np.where(own, rng.choice(WORDS[kind], length), rng.choice(FILLERS, length))
+        number = " ".join(f"{'abcdefghij'[int(digit)]}" for digit in f"{i:04d}")
+        path = folder / kind / f"{i:04d}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{number} {' '.join(words)} {WORDS[kind][i % 9]}")
+    return folder
 
 
 def write_cells(folder: Path, *, n: int) -> tuple[Path, Path]:

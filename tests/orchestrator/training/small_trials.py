@@ -74,11 +74,11 @@ def experiment_of(
 
 
 @cache
-def initial_backbone(backbone: str | BackboneSpec) -> Backbone:
+def initial_backbone(backbone: str | BackboneSpec, size: int = SIZE) -> Backbone:
     """A randomly initialised backbone, not to be changed."""
     if isinstance(backbone, str):
         backbone = BackboneSpec(name=backbone, weights="none")
-    return build_backbone(backbone, size=SIZE)
+    return build_backbone(backbone, size=size)
 
 
 class MemoryIO:
@@ -111,7 +111,8 @@ class MemoryIO:
         self.threads = 1
         self.checkpoints = checkpoints
         self.examples = examples
-        self.used = copy.deepcopy(initial_backbone(experiment.backbone))
+        size = experiment.input.size
+        self.used = copy.deepcopy(initial_backbone(experiment.backbone, size))
         self.rows: list[EpochRow] = []
         self.reported: dict[str, Tensor] = {}
         self.phases: list[PhaseRow] = []
@@ -168,7 +169,9 @@ class MemoryIO:
             for part in part_ranges(len(positions)):
                 with self._store.writing(key, part) as writer:
                     for (values,) in compute_outputs(
-                        copy.deepcopy(initial_backbone(self._experiment.backbone)),
+                        copy.deepcopy(
+                            initial_backbone(self._experiment.backbone, self._experiment.input.size)
+                        ),
                         self.examples,
                         positions[part.start : part.stop],
                         [output],

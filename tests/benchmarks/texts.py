@@ -1,0 +1,291 @@
+"""T1 – T3: texts. Our loop against transformers' Trainer, against padding, and against no store."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+from orchestrator.data.examples import Examples
+from orchestrator.data.preparing import prepare_data
+from orchestrator.data.tokens import ensure_tokens
+from orchestrator.features.store import FeatureStore
+from orchestrator.models.classifier import build_classifier_head
+from orchestrator.spec.backbones import facts_of
+from orchestrator.spec.data import DataSpec
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.parts import BackboneSpec
+from orchestrator.spec.strategy import FeatureExtraction, Partial, Scratch, Strategy
+from orchestrator.spec.text_encoders import encoder_tokenizer, tokenizer_digest
+from orchestrator.spec.vetted import with_defaults
+from orchestrator.tasks.losses import Loss
+from orchestrator.training.phase_run import PhaseRun
+from orchestrator.training.phases import compile_phases
+from orchestrator.training.trial import TrialResult, build_network, run_trial
+from orchestrator.training.workers import Workers
+from tests.benchmarks.harness import Measured, paired
+from tests.benchmarks.material import write_articles
+from tests.orchestrator.text_material import write_encoder
+from tests.orchestrator.training.small_texts import text_experiment_of
+from tests.orchestrator.training.small_trials import CPU, MakeIO, MemoryIO, initial_backbone
+
+LENGTH, LAYERS, WIDTH = 256, 4, 256
+N_TEXTS, BATCH, EPOCHS, RATE, THREADS = 320, 16, 2, 1e-4, 2
+PAIRS = 3
+
+
+def t1_and_t2(folder: Path) -> list[Measured]:
+    """Texts a second of our loop over those of the Trainer, padding by batch and padding to 256.
+
+    Same encoder and initial weights, mean over tokens, one linear layer, AdamW fused, 10 % linear
+    warm-up then cosine, clipping at 1; each run trains EPOCHS epochs under a seed of its own.
+    """
+    bench = TextBench.written(folder)
+    values = {"epochs": EPOCHS, "batch_size": BATCH, "lr": RATE, "label_smoothing": 0.0}
+    ours = OurTraining(bench, Scratch.model_validate(with_defaults("scratch", "text", values)))
+    rows = []
+    for name, what, padding in (
+        ("T1", "our text loop against transformers.Trainer, texts/s", "longest"),
+        ("T2", f"our text loop against padding every text to {LENGTH}, texts/s", "max_length"),
+    ):
+        theirs = TrainerTraining(bench, padding)
+        ours.losses.clear()
+        ratio, a, b = paired(ours.run, theirs.run, pairs=PAIRS)
+        rows.append(
+            Measured(
+                id=name,
+                what=what,
+                value=1 / ratio,
+                goal="≥ 1.0×",
+                beside={
+                    "seconds_of_ours": a,
+                    "seconds_of_the_trainer": b,
+                    "last_losses_of_ours": ours.losses[1:],
+                    "last_losses_of_the_trainer": theirs.losses[1:],
+                },
+            )
+        )
+    return rows
+
+
+def t3(folder: Path) -> list[Measured]:
+    """What the store saves texts: the last layer on hidden states, and a head on features."""
+    bench = TextBench.written(folder)
+    common = {"epochs": EPOCHS, "batch_size": BATCH, "warm_up_epochs": 0}
+    tuned: dict[str, Any] = {**common, "unfreeze": 1, "stored_precision": "fp32"}
+    trials = Stored(bench, Partial.model_validate(with_defaults("partial", "text", tuned)))
+    ratio, a, b = paired(trials.read, trials.computed, pairs=PAIRS)
+    head = FeatureExtraction(epochs=EPOCHS, batch_size=BATCH, pooling="mean")
+    read, seen = Phases(bench, head, stored=True), Phases(bench, head, stored=False)
+    head_ratio, head_a, head_b = paired(read.run, seen.run, pairs=PAIRS)
+    return [
+        Measured(
+            id="T3",
+            what=f"fine-tuning one of {LAYERS} layers on stored hidden states against computing",
+            value=1 / ratio,
+            goal="≥ 1.5×",
+            beside={
+                "seconds_stored": a,
+                "seconds_computed": b,
+                "log_loss_stored": trials.results["stored"].validation["log_loss"],
+                "log_loss_computed": trials.results["computed"].validation["log_loss"],
+            },
+        ),
+        Measured(
+            id="T3",
+            what="a head on stored features against computing them in every epoch",
+            value=1 / head_ratio,
+            goal="≥ 5×",
+            beside={
+                "seconds_stored": head_a,
+                "seconds_computed": head_b,
+                "last_loss_stored": statistics.mean(read.losses),
+                "last_loss_computed": statistics.mean(seen.losses),
+            },
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class TextBench:
+    """Articles, an encoder without dropout, and a place for trials."""
+
+    encoder: BackboneSpec
+    examples: Examples
+    make_io: MakeIO
+    scratch: Path
+
+    @classmethod
+    def written(cls, folder: Path) -> TextBench:
+        torch.set_num_threads(THREADS)
+        made = write_encoder(
+            folder / "encoder", n_layers=LAYERS, width=WIDTH, positions=LENGTH, dropout=0.0
+        )
+        encoder = BackboneSpec(name="encoder", folder=str(made))
+        write_articles(folder / "train", n=N_TEXTS)
+        spec = DataSpec(train=str(folder / "train"), validation=0.2)
+        kind = "text-classification"
+        found = prepare_data(spec, task=kind, seed=0, cache=folder / "cache").examples
+        tokenizer = encoder_tokenizer(encoder)
+        ensure_tokens(found, tokenizer, tokenizer_digest(tokenizer))
+        trials = folder / "trials"
+        return cls(encoder, found, MakeIO(found, FeatureStore(folder / "features"), trials), trials)
+
+    def experiment(self, strategy: Strategy) -> Experiment:
+        found = text_experiment_of(strategy, self.examples, self.encoder)
+        contract = facts_of(self.encoder).input.model_copy(update={"size": LENGTH})
+        return found.model_copy(update={"input": contract})
+
+    def io(self, experiment: Experiment, name: str) -> MemoryIO:
+        io = self.make_io(experiment, name)
+        io.threads = THREADS
+        return io
+
+
+class OurTraining:
+    """The phase of a trial, from its initial weights, under one seed after the other."""
+
+    def __init__(self, bench: TextBench, strategy: Scratch) -> None:
+        self._bench, self._strategy = bench, strategy
+        self.losses: list[float] = []
+
+    def run(self) -> None:
+        strategy = self._strategy.model_copy(update={"seed": len(self.losses)})
+        phases = Phases(self._bench, strategy, stored=False)
+        phases.run()
+        self.losses += phases.losses
+
+
+@dataclass
+class Phases:
+    """The only phase of a strategy, with what is frozen read from the store or computed."""
+
+    bench: TextBench
+    strategy: Strategy
+    stored: bool
+    losses: list[float] = field(default_factory=list)
+
+    def run(self) -> None:
+        """All epochs, from the initial weights; keeps the last one's mean loss."""
+        experiment = self.bench.experiment(self.strategy)
+        io = self.bench.io(experiment, "phases")
+        (phase,) = compile_phases(self.strategy, LAYERS)
+        network = build_network(experiment, io)
+        loss = Loss(experiment.task, self.strategy, class_weights=None)
+        workers = Workers(rank=0, world_size=1, device=CPU)
+        phase = phase if self.stored else replace(phase, same_inputs=False)
+        run = PhaseRun(experiment, phase, network, loss, io, workers)
+        means = [run.train(epoch, phase.epochs)[0] for epoch in range(1, phase.epochs + 1)]
+        self.losses.append(means[-1])
+
+
+class Stored:
+    """A fine-tuning trial on stored hidden states, and the same trial without a store."""
+
+    def __init__(self, bench: TextBench, strategy: Partial) -> None:
+        self._bench, self._experiment = bench, bench.experiment(strategy)
+        self._n = 0
+        self.results: dict[str, TrialResult] = {}
+
+    def read(self) -> None:
+        self._run("stored", stores=True)
+
+    def computed(self) -> None:
+        self._run("computed", stores=False)
+
+    def _run(self, name: str, *, stores: bool) -> None:
+        self._n += 1  # a trial of the same folder would go on from its checkpoint
+        io = self._bench.io(self._experiment, f"{name}-{self._n}")
+        io.stores_cuts = stores
+        self.results[name] = run_trial(self._experiment, io)
+
+
+class MeanClassifier(nn.Module):
+    """What users of the Trainer write for an encoder without a pooler: mean, one linear layer."""
+
+    def __init__(self, encoder: Any, layer: nn.Linear) -> None:
+        super().__init__()
+        self.encoder, self.layer = encoder, layer
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Any]:
+        """The loss, and the outputs that it is of."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = attention_mask[..., None].to(states.dtype)
+        logits = self.layer((states * weights).sum(1) / weights.sum(1))
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+class TrainerTraining:
+    """The Trainer on the same texts, from the same initial weights.
+
+    Args:
+        bench: The texts and the encoder.
+        padding: `longest` of each batch, whose texts are then of like length, or `max_length`.
+    """
+
+    def __init__(self, bench: TextBench, padding: str) -> None:
+        self._bench, self._padding = bench, padding
+        tokenizer = encoder_tokenizer(bench.encoder)
+        tokenizer.enable_truncation(LENGTH)
+        rows = bench.examples.indices("train")
+        labels = bench.examples.targets()
+        self._rows = [
+            {"input_ids": tokenizer.encode(bench.examples.text(int(i))).ids, "labels": int(label)}
+            for i, label in zip(rows, labels[rows], strict=True)
+        ]
+        tokenizer.no_truncation()
+        self._collate: Callable[..., Any] = transformers.DataCollatorWithPadding(
+            transformers.PreTrainedTokenizerFast(
+                tokenizer_object=tokenizer, pad_token="[PAD]", model_max_length=LENGTH
+            ),
+            padding=padding,
+            max_length=LENGTH,
+        )
+        self.losses: list[float] = []
+
+    def run(self) -> None:
+        """EPOCHS epochs; keeps the last one's mean loss."""
+        seed = len(self.losses)
+        strategy = Scratch(seed=seed, pooling="mean")
+        backbone = initial_backbone(self._bench.encoder, LENGTH)
+        head = build_classifier_head(backbone, strategy, n_outputs=len(self._bench.examples.labels))
+        layer = head.layers[-1]
+        assert isinstance(layer, nn.Linear)
+        encoder = transformers.AutoModel.from_pretrained(self._bench.encoder.folder)
+        grouped = self._padding == "longest"
+        trainer = transformers.Trainer(
+            model=MeanClassifier(encoder, layer),
+            args=transformers.TrainingArguments(
+                output_dir=str(self._bench.scratch / "trainer"),
+                num_train_epochs=EPOCHS,
+                per_device_train_batch_size=BATCH,
+                learning_rate=RATE,
+                lr_scheduler_type="cosine",
+                warmup_steps=0.1,
+                weight_decay=1e-2,
+                max_grad_norm=1.0,
+                optim="adamw_torch_fused",
+                train_sampling_strategy="group_by_length" if grouped else "random",
+                seed=seed,
+                use_cpu=True,
+                report_to=[],
+                save_strategy="no",
+                logging_strategy="epoch",
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+            ),
+            train_dataset=self._rows,
+            data_collator=self._collate,
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+        self.losses.append(
+            [float(row["loss"]) for row in trainer.state.log_history if "loss" in row][-1]
+        )
