@@ -7,9 +7,14 @@ from typing import Any, get_args
 
 from jobs.terminal import Terminal
 from orchestrator.errors import listing
-from orchestrator.spec.backbone_table import LISTED, BackboneFacts, backbone_names, facts_for
-from orchestrator.spec.parts import TaskKind, modality_of
+from orchestrator.spec.backbone_table import LISTED, BackboneFacts, backbone_names
+from orchestrator.spec.backbones import facts_of
+from orchestrator.spec.clip_models import BEST_FOR as CLIPS
+from orchestrator.spec.clip_models import clip_references
+from orchestrator.spec.parts import BackboneSpec, TaskKind, modality_of
 from orchestrator.spec.text_encoders import BEST_FOR, FAMILIES
+
+ZERO_SHOT: TaskKind = "zero-shot-image-classification"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,16 +31,17 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     if modality_of(args.task) == "text":
         return _encoders(args, terminal)
     everything = args.all or args.match
-    names = [
-        name
-        for name in (backbone_names() if everything else LISTED)
-        if not args.match or args.match.lower() in name
+    clips = clip_references() if everything else tuple(CLIPS)
+    plain = backbone_names() if everything else LISTED
+    facts = [
+        facts_of(BackboneSpec(name=name))
+        for name in (clips if args.task == ZERO_SHOT else (*plain, *clips))
+        if not args.match or args.match.lower() in name.lower()
     ]
-    facts = [facts_for(name) for name in names]
     if not args.json:
         terminal.show(_table(facts))
         if not everything:
-            n_more = len(backbone_names()) - len(LISTED)
+            n_more = len(backbone_names()) + len(clip_references()) - len(LISTED) - len(CLIPS)
             terminal.show(f"and {n_more:,} more: --all, or --match vit")
     return 0, [_row(row) for row in facts]
 

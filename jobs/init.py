@@ -56,6 +56,8 @@ search:                       # one block a strategy; lists and ranges are searc
   #   pretraining: {epochs: 20}           # corpus: [files, folders]; else the training images
   # - strategy: scratch                   # the baseline that gains are quoted against
   #   backbone: [tf_efficientnet_lite0]
+  # - strategy: zero-shot                 # what a CLIP says of the labels, without training
+  #   backbone: clip:ViT-B-32/laion2b_s34b_b79k
 """,
     "text": """\
 search:                       # one block a strategy; lists and ranges are searched

@@ -177,6 +177,23 @@ def pretrained_tags(architecture: str) -> tuple[str, ...]:
     return tuple(_table()["tags"].get(architecture, ()))
 
 
+def clip_references() -> tuple[str, ...]:
+    """Every CLIP that open_clip has pretrained weights for; the recommended ones first."""
+    found = [
+        f"{PREFIX}{architecture}/{tag}"
+        for architecture in architectures()
+        for tag in pretrained_tags(architecture)
+        if not _needs_quick_gelu(architecture, tag)
+    ]
+    return tuple(dict.fromkeys([*BEST_FOR, *found]))
+
+
+def _needs_quick_gelu(architecture: str, tag: str) -> bool:
+    """Whether weights were trained with another activation than the architecture has."""
+    quick = bool(_row(architecture, tag)["quick_gelu"])
+    return quick and not _architecture(architecture).get("quick_gelu")
+
+
 def _built_in(inner: str, weights: str, base: Path) -> BackboneSpec:
     architecture, _, tag = inner.partition("/")
     known = architectures()
@@ -205,8 +222,7 @@ def _built_in(inner: str, weights: str, base: Path) -> BackboneSpec:
         )
     if weights not in ("default", "none"):
         raise SpecError(f"{name} names its weights already. Use clip:{architecture} with a file")
-    quick = bool(_row(architecture, tag)["quick_gelu"])
-    if quick and not _architecture(architecture).get("quick_gelu"):
+    if _needs_quick_gelu(architecture, tag):
         raise SpecError(
             f"{name} was trained with another activation than {architecture} has. Use "
             f"clip:{architecture}-quickgelu/{tag}"

@@ -42,6 +42,19 @@ def test_people_see_a_table_of_backbones(capfd: pytest.CaptureFixture[str]) -> N
     assert re.search(r"tf_efficientnet_lite0 .* 3\.4 M .* 7 .* 1280 .* 224", capfd.readouterr().out)
 
 
+def test_clips_are_listed_with_the_backbones_and_alone_for_zero_shot(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["backbones", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capfd.readouterr().out)}
+    assert rows["clip:ViT-L-14/laion2b_s32b_b82k"]["stages"] == 24
+    assert main(["backbones", "--task", "zero-shot-image-classification", "--all", "--json"]) == 0
+    names = [row["name"] for row in json.loads(capfd.readouterr().out)]
+    assert all(name.startswith("clip:") for name in names)
+    assert "clip:ViT-B-16-SigLIP/webli" in names
+    assert "clip:ViT-B-32/openai" not in names, "its activation is another"
+
+
 def test_inputs_are_files_and_what_lies_in_folders(tmp_path: Path) -> None:
     for name in ("b.png", "a.png", "sub/c.jpg", ".hidden.png", ".cache/d.png", "sub/.x/e.png"):
         path = tmp_path / "images" / name
