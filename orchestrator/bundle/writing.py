@@ -42,7 +42,6 @@ from orchestrator.data.inputs import Prepared
 from orchestrator.errors import BundleError, IntegrityError
 from orchestrator.models.backbone import Backbone
 from orchestrator.models.classifier import Classifier
-from orchestrator.models.clip import load_clip, text_side
 from orchestrator.models.head import Head
 from orchestrator.spec.clip_models import clip_config, is_clip
 from orchestrator.spec.durable import sync_folder, write_durably
@@ -200,6 +199,8 @@ def _clip_files(experiment: Experiment) -> dict[FileName, bytes]:
     """A CLIP's configuration; where nothing was trained, its text tower as well."""
     if not isinstance(experiment.strategy, ZeroShot):
         return {CLIP_CONFIG: render(clip_config(experiment.backbone))}
+    from orchestrator.models.clip import load_clip, text_side
+
     clip = load_clip(experiment.backbone)
     if clip.digest != experiment.weights_digest:
         raise IntegrityError(

@@ -9,7 +9,6 @@ from torch import nn
 
 from orchestrator.errors import Fault, SpecError
 from orchestrator.models.backbone import Backbone
-from orchestrator.models.clip import build_clip_backbone
 from orchestrator.models.library_model import library_model, split_model
 from orchestrator.models.text_backbone import build_text_backbone
 from orchestrator.models.weights import load_weights
@@ -35,6 +34,8 @@ def build_backbone(spec: BackboneSpec, *, size: int | None = None, seed: int = 0
         WeightsError: The weights cannot be had, or do not fit.
     """
     if is_clip(spec.name):
+        from orchestrator.models.clip import build_clip_backbone  # seconds: it brings transformers
+
         return build_clip_backbone(spec, facts_of(spec), size=size, seed=seed)
     if backbone_modality(spec) == "text":
         return build_text_backbone(spec, facts_of(spec), size=size, seed=seed)

@@ -36,11 +36,6 @@ class LabelEmbeddings:
         """Weights [C, D] of a linear layer over unit features."""
         return self.scale * self.directions
 
-    @property
-    def bytes(self) -> int:
-        """Of the directions."""
-        return self.directions.numel() * self.directions.element_size()
-
     def logits(self, unit_features: Tensor) -> Tensor:
         """Logits float32 [N, C] of image features of length one, [N, D]."""
         return torch.addmm(

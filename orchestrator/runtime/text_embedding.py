@@ -10,7 +10,6 @@ import ray
 import torch
 
 from orchestrator.features.store import FeatureStore
-from orchestrator.models.clip import ensure_embeddings
 from orchestrator.models.label_embeddings import LabelEmbeddings
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec
@@ -44,6 +43,8 @@ class TextNeed:
 
     def ensured(self, folder: Path, *, device: str) -> LabelEmbeddings:
         """The embeddings, from `folder` where they are there; see `ensure_embeddings`."""
+        from orchestrator.models.clip import ensure_embeddings
+
         return ensure_embeddings(
             folder, self.backbone, self.weights_digest, dict(self.prompts), device=device
         )

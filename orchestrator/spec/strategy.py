@@ -183,7 +183,7 @@ class ZeroShot(StrategyParams):
     """E: nothing is trained; a CLIP's texts are the head."""
 
     only: ClassVar[frozenset[str] | None] = frozenset(
-        {"templates", "descriptions", "predict_views", "image_size", "crop_fraction", "precision"}
+        {"templates", "descriptions", "predict_views", "image_size", "crop_fraction"}
     )
 
     strategy: Literal["zero-shot"] = "zero-shot"

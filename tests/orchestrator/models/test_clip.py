@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -285,3 +287,12 @@ def copied(folder: Path, root: Path, change: Callable[[dict[str, Any]], None]) -
     change(content)
     config.write_text(json.dumps(content))
     return target
+
+
+def test_whoever_builds_another_backbone_does_not_pay_for_open_clip() -> None:
+    code = (
+        "import sys; import orchestrator.models.building, orchestrator.runtime.worker_io;"
+        "import orchestrator.bundle.writing;"
+        "sys.exit('open_clip' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
