@@ -88,6 +88,7 @@ class SharedTrunk:
             requests: A predictor of this trunk, and the views of at least one input as its
                 preparer makes them.
         """
+        assert all(predictor.trunk is self for predictor, _ in requests), "of another trunk"
         flat = [(predictor, view) for predictor, views in requests for view in views]
         values = self._trunk.handed_on(joined([view for _, view in flat], self._pad))
         starts = np.cumsum([0, *(len(view) for _, view in flat)])

@@ -19,7 +19,7 @@ from tests.benchmarks.harness import Measured, paired
 
 BACKBONE = "mobilenetv3_small_100"
 COUNTS = (1, 16, 128)
-BATCH, N_BATCHES, THREADS = 8, 24, 2
+BATCH, N_BATCHES, THREADS = 8, 16, 2
 AT_ONCE = 3  # models of a replica in Ray's documentation of `serve.multiplexed`
 
 _RESIDENT = """
