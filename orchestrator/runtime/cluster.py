@@ -13,6 +13,7 @@ from pathlib import Path
 import ray
 
 from orchestrator.errors import CapacityError, OrchestratorError
+from orchestrator.runtime.memory import free_memory_bytes
 from orchestrator.spec.sweep import WorkersSpec
 
 # One Ray Train trial starts six processes of its own beside its workers; polling faster and
@@ -41,11 +42,15 @@ KEEP_FREED_MEMORY = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a joined cluster offers."""
+    """What a joined cluster offers.
+
+    `node_memory_bytes` is the main memory that trials may take of its smallest node, where known.
+    """
 
     cpus: float
     gpus: float
     nodes: int
+    node_memory_bytes: float | None = None
 
     def trials_at_once(self, workers: WorkersSpec) -> int:
         """How many trials run side by side.
@@ -53,11 +58,7 @@ class Cluster:
         Raises:
             CapacityError: Not even one fits, with the arithmetic.
         """
-        n = (
-            workers.per_trial
-            if isinstance(workers.per_trial, int)
-            else workers.per_trial.elastic[0]
-        )
+        n = workers.fewest
         cpus, gpus = n * workers.cpus, n * workers.gpus
         by_cpu = math.floor(self.cpus / cpus + 1e-9)
         by_gpu = math.floor(self.gpus / gpus + 1e-9) if gpus else by_cpu
@@ -77,7 +78,12 @@ def local_cluster() -> Cluster:
     """What a cluster started in this process would offer."""
     import torch
 
-    return Cluster(cpus=float(os.cpu_count() or 1), gpus=float(torch.cuda.device_count()), nodes=1)
+    return Cluster(
+        cpus=float(os.cpu_count() or 1),
+        gpus=float(torch.cuda.device_count()),
+        nodes=1,
+        node_memory_bytes=free_memory_bytes(),
+    )
 
 
 @contextmanager
@@ -116,10 +122,13 @@ def joined_cluster(address: str | None = None, *, cpus: int | None = None) -> It
         _keep_token_private()
     try:
         resources = ray.cluster_resources()
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        shares = [node["Resources"].get("memory", 0.0) for node in alive]  # Ray's, for its tasks
         yield Cluster(
             cpus=float(resources.get("CPU", 0)),
             gpus=float(resources.get("GPU", 0)),
-            nodes=sum(bool(node["Alive"]) for node in ray.nodes()),
+            nodes=len(alive),
+            node_memory_bytes=free_memory_bytes() if address is None else min(shares) or None,
         )
     finally:
         if ours:

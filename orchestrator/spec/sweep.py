@@ -28,11 +28,14 @@ class BudgetSpec(Frozen):
         store_gb: Gigabytes (10^9 bytes) that the feature store may hold, what other sweeps left
             there included: that is evicted, longest unused first, to make room. Half of the disk
             that nothing else occupies when not given.
+        memory_gb: Gigabytes of main memory that the trials of a node may take together; what is
+            free there when the sweep starts, if not given. GPU memory is not forecast.
     """
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = 16
     minutes: Annotated[float, Field(gt=0)] | None = None
     store_gb: Annotated[float, Field(gt=0)] | None = None
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _bounded(self) -> BudgetSpec:
@@ -77,6 +80,16 @@ class WorkersSpec(Frozen):
     def most(self) -> int:
         """The largest number of workers a trial may have."""
         return self.per_trial if isinstance(self.per_trial, int) else self.per_trial.elastic[1]
+
+    @property
+    def fewest(self) -> int:
+        """The smallest number of workers a trial may have."""
+        return self.per_trial if isinstance(self.per_trial, int) else self.per_trial.elastic[0]
+
+    @property
+    def threads(self) -> int:
+        """Threads that one worker computes on."""
+        return max(1, int(self.cpus))
 
 
 class TrackingSpec(Frozen):

@@ -23,8 +23,9 @@ from orchestrator.models.backbone import Inputs, Prefix
 from orchestrator.models.building import build_backbone
 from orchestrator.models.classifier import build_classifier_head
 from orchestrator.models.placing import placed
+from orchestrator.runtime.cluster import Cluster
 from orchestrator.runtime.folders import SweepFolder
-from orchestrator.runtime.memory import peak_memory_bytes, reset_peak_memory
+from orchestrator.runtime.memory import peak_memory_bytes, reset_peak_memory, resident_bytes
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.durable import write_json
 from orchestrator.spec.experiment import Experiment
@@ -33,8 +34,14 @@ from orchestrator.spec.parts import size_text
 from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.network import Network
-from orchestrator.training.phases import compile_phases
+from orchestrator.training.phases import Phase, compile_phases
 from orchestrator.tuning.experiments import ExperimentFactory
+from orchestrator.tuning.memory import (
+    BYTES_PER_NUMBER,
+    TrialMemory,
+    trial_memory,
+    trials_that_fit,
+)
 from orchestrator.tuning.progress import Progress
 from orchestrator.tuning.sharing import (
     Shared,
@@ -49,16 +56,26 @@ PROBE_STEPS = 5
 PROBE_BATCH = 8
 START_UP_S = 0.5  # of a trial in a reused actor
 FEATURE_ROW_S = 5e-6  # of a head's training step on stored features, an image
-BYTES_PER_NUMBER = 4
+_FORMAT = 2  # of stored costs
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one image costs: seconds of training and of a forward pass, and peak memory."""
+    """What one example costs: seconds of training and of a forward pass, and memory.
+
+    Attributes:
+        train_s: Of a training step.
+        forward_s: Of a forward pass.
+        process_bytes: Of the process once the network is built.
+        example_bytes: Of one example's activations in a training step.
+        trained: Parameters that the strategy trains.
+    """
 
     train_s: float
     forward_s: float
-    peak_memory_bytes: int
+    process_bytes: int
+    example_bytes: float
+    trained: int
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,7 @@ def make_plan(
     examples: Examples,
     *,
     shared: Sequence[Shared],
-    at_once: int,
+    cluster: Cluster,
     costs: CostBook,
     probe: bool,
     progress: Progress,
@@ -101,14 +118,18 @@ def make_plan(
         factory: Makes its experiments.
         examples: Its data.
         shared: What its trials share.
-        at_once: Trials side by side.
+        cluster: Where it runs.
         costs: Known costs of steps; new measurements are added.
         probe: Whether to measure what is not known.
         progress: Told what is measured.
         pretrainings_s: Of the pretrainings to come, one after the other; None when not known.
+
+    Raises:
+        CapacityError: A trial does not fit the cluster's CPUs, GPUs or memory.
     """
     shares = block_shares(spec)
     stored = {work.need for work in shared if work.stored}
+    needs: list[TrialMemory] = []
     blocks = []
     for number, (block, trials) in enumerate(zip(spec.search, shares, strict=True)):
         parts = [
@@ -116,7 +137,12 @@ def make_plan(
             for experiment in corner_experiments(block, factory)
         ]
         _measure_unknown(parts, costs, probe=probe, progress=progress)
-        blocks.append(_block_plan(number, block.strategy, trials, parts, examples, costs))
+        block_needs = _memory_needs(parts, costs, n_workers=spec.workers.fewest)
+        blocks.append(
+            _block_plan(number, block.strategy, trials, parts, examples, costs, block_needs)
+        )
+        needs += block_needs
+    at_once = _at_once(spec, cluster, needs, progress)
     rows = [_row(work, costs) for work in shared]
     return {
         "trials": sum(shares),
@@ -130,8 +156,14 @@ def make_plan(
 class CostBook:
     """Measured costs, kept in a file beside the sweeps."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, threads: int) -> None:
+        """Read the file.
+
+        Args:
+            path: Of the costs.
+            threads: That a trial computes on; costs on others are not known from them.
+        """
+        self._path, self._threads = path, threads
         try:
             self._costs: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
         except (FileNotFoundError, ValueError):
@@ -139,12 +171,12 @@ class CostBook:
 
     def find(self, part: Part) -> StepCost | None:
         """The cost of an image, if it was measured."""
-        found = self._costs.get(_cost_key(part))
+        found = self._costs.get(self._key(part))
         return None if found is None else StepCost(**found)
 
     def forward_s(self, backbone: str, image_size: int) -> float | None:
         """Seconds an image of a backbone's forward pass, if any step of it was measured."""
-        found = self._costs.get(_forward_key(backbone, image_size))
+        found = self._costs.get(self._forward_key(backbone, image_size))
         return None if found is None else float(found["forward_s"])
 
     def seconds(self, key: str) -> float | None:
@@ -159,14 +191,28 @@ class CostBook:
 
     def measure(self, part: Part) -> None:
         """Measure it now, in at most PROBE_STEPS steps, and keep it."""
+        assert torch.get_num_threads() == self._threads, "measured on other threads"
         cost = asdict(_measured(part))
         experiment = part.experiment
-        self._costs[_cost_key(part)] = cost
-        self._costs[_forward_key(experiment.backbone.name, experiment.input.size)] = cost
+        self._costs[self._key(part)] = cost
+        self._costs[self._forward_key(experiment.backbone.name, experiment.input.size)] = cost
         write_json(self._path, self._costs)
 
+    def _key(self, part: Part) -> str:
+        return digest_of({"work": cost_key(part), "threads": self._threads})[:16]
 
-def _cost_key(part: Part) -> str:
+    def _forward_key(self, backbone: str, image_size: int) -> str:
+        parts = {
+            "backbone": backbone,
+            "size": image_size,
+            "threads": self._threads,
+            "format": _FORMAT,
+        }
+        return digest_of(parts)[:16]
+
+
+def cost_key(part: Part) -> str:
+    """Equal for trials of which an example costs the same on one machine."""
     strategy = part.experiment.strategy
     parts = {
         "backbone": part.experiment.backbone.name,
@@ -176,22 +222,16 @@ def _cost_key(part: Part) -> str:
         "adapter": getattr(strategy, "adapter", "none"),
         "cut": part.cut,
         "precision": strategy.precision,
-        "threads": torch.get_num_threads(),
+        "format": _FORMAT,
     }
     return digest_of(parts)[:16]
 
 
-def _forward_key(backbone: str, image_size: int) -> str:
-    parts = {"backbone": backbone, "size": image_size, "threads": torch.get_num_threads()}
-    return digest_of(parts)[:16]
-
-
 def _measured(part: Part) -> StepCost:
-    """Seconds an image and peak bytes, from a few real steps on random inputs."""
+    """Seconds and bytes an example, from a few real steps on random inputs."""
     experiment, strategy = part.experiment, part.experiment.strategy
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     spec = experiment.backbone.model_copy(update={"weights": "none"})
-    reset_peak_memory(device)
     backbone = build_backbone(spec, size=experiment.input.size)
     head = build_classifier_head(backbone, strategy, n_outputs=len(experiment.task.labels))
     network = Network(backbone, head, strategy)
@@ -214,12 +254,19 @@ def _measured(part: Part) -> StepCost:
     def step() -> None:
         module(inputs).float().square().mean().backward()
 
+    process_bytes = resident_bytes(device)
+    reset_peak_memory(device)
     forward_s = _median_s(forward, device)
     train_s = forward_s if phase.from_features else _median_s(step, device)
+    trained, _ = network.counts()
+    gradients = 0 if phase.from_features else BYTES_PER_NUMBER * trained
+    used = peak_memory_bytes(device) - process_bytes - gradients
     return StepCost(
         train_s=train_s / PROBE_BATCH,
         forward_s=forward_s / PROBE_BATCH,
-        peak_memory_bytes=peak_memory_bytes(device),
+        process_bytes=process_bytes,
+        example_bytes=max(0, used) / PROBE_BATCH,
+        trained=trained,
     )
 
 
@@ -254,6 +301,7 @@ def _block_plan(
     parts: Sequence[Part],
     examples: Examples,
     costs: CostBook,
+    needs: Sequence[TrialMemory],
 ) -> BlockPlan:
     known = [(part, cost) for part in parts if (cost := costs.find(part)) is not None]
     seconds = [_trial_seconds(part, examples, cost) for part, cost in known]
@@ -264,23 +312,71 @@ def _block_plan(
         backbones=tuple(dict.fromkeys(part.experiment.backbone.name for part in parts)),
         trials=trials,
         seconds_each=sum(seconds) / len(seconds) if complete else None,
-        peak_memory_bytes=(max(cost.peak_memory_bytes for _, cost in known) if complete else None),
+        peak_memory_bytes=max(need.bytes for need in needs) if complete else None,
         checkpoint_bytes_each=max(_checkpoint_bytes(part.experiment) for part in parts),
     )
 
 
 def _trial_seconds(part: Part, examples: Examples, cost: StepCost) -> float:
     """Forecast of one trial run to its end; reading features costs next to nothing."""
-    n_train, n_validation = (len(examples.indices(s)) for s in ("train", "validation"))
-    strategy = part.experiment.strategy
     total = START_UP_S
     for phase in phases_of(part.experiment):
-        if phase.from_features:
-            total += phase.epochs * n_train * FEATURE_ROW_S
-            continue
-        validation_s = n_validation * strategy.predict_views * cost.forward_s
-        total += phase.epochs * (n_train * cost.train_s + validation_s)
+        total += phase.epochs * (epoch_seconds(part, phase, examples, cost) or 0.0)
     return total
+
+
+def epoch_seconds(
+    part: Part, phase: Phase, examples: Examples, cost: StepCost | None
+) -> float | None:
+    """Forecast of one epoch of a phase, validation included; None where its cost is not known."""
+    n_train, n_validation = (len(examples.indices(s)) for s in ("train", "validation"))
+    if phase.from_features:
+        return n_train * FEATURE_ROW_S
+    if cost is None:
+        return None
+    validation_s = n_validation * part.experiment.strategy.predict_views * cost.forward_s
+    return n_train * cost.train_s + validation_s
+
+
+def _memory_needs(parts: Sequence[Part], costs: CostBook, *, n_workers: int) -> list[TrialMemory]:
+    """Of the trials whose costs are known, at their largest batches."""
+    return [
+        trial_memory(
+            part.experiment,
+            process=cost.process_bytes,
+            trained=cost.trained,
+            an_example=cost.example_bytes,
+            n_workers=n_workers,
+        )
+        for part in parts
+        if (cost := costs.find(part)) is not None
+    ]
+
+
+def _at_once(
+    spec: SweepSpec, cluster: Cluster, needs: Sequence[TrialMemory], progress: Progress
+) -> int:
+    """Trials side by side: as many as CPUs, GPUs and main memory allow."""
+    workers = spec.workers
+    wanted = cluster.trials_at_once(workers)
+    given = spec.budget.memory_gb
+    room = cluster.node_memory_bytes if given is None else given * 1e9
+    if room is None or workers.gpus:
+        return wanted
+    found = trials_that_fit(
+        needs,
+        at_once=wanted,
+        room_bytes=room,
+        n_nodes=cluster.nodes,
+        n_workers=workers.fewest,
+    )
+    if found < wanted:
+        neediest = max(needs, key=lambda need: need.bytes)
+        progress.say(
+            f"memory: {found} of {wanted} trials run at once, since {room / 1e9:.2f} GB a node "
+            f"are to be had and {neediest}"
+        )
+    return found
 
 
 def _checkpoint_bytes(experiment: Experiment) -> int:

@@ -32,20 +32,20 @@ def plan_sweep(
     """
     sweep = prepare_sweep(spec, progress=progress)
     if address is None:
-        at_once = local_cluster().trials_at_once(spec.workers)
+        cluster = local_cluster()
     else:
         with joined_cluster(address) as cluster:
-            at_once = cluster.trials_at_once(spec.workers)
-    torch.set_num_threads(max(1, int(spec.workers.cpus)))
+            pass
+    torch.set_num_threads(spec.workers.threads)
     factory = sweep.factory()
-    costs = CostBook(sweep.storage / "costs.json")
+    costs = CostBook(sweep.storage / "costs.json", threads=spec.workers.threads)
     rows = pretraining_rows(sweep.adaptations(), costs, probe=probe, progress=progress)
     plan = make_plan(
         spec,
         factory,
         sweep.examples,
         shared=sweep.shared(factory),
-        at_once=at_once,
+        cluster=cluster,
         costs=costs,
         probe=probe,
         progress=progress,

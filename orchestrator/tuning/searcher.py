@@ -13,7 +13,7 @@ from orchestrator.spec.experiment import HEAD, Experiment
 from orchestrator.spec.record import Record
 from orchestrator.spec.search_space import Block, Choice
 from orchestrator.tuning.clock import SweepClock
-from orchestrator.tuning.suggestions import METRIC, Outcome, Suggester
+from orchestrator.tuning.suggestions import METRIC, MOST_REPEATS, Outcome, Suggester, Suggestion
 
 
 class SweepSearcher(Searcher):
@@ -27,6 +27,7 @@ class SweepSearcher(Searcher):
         folder: SweepFolder,
         *,
         clock: SweepClock,
+        in_time: Callable[[Experiment], bool] = lambda _: True,
         known: Mapping[str, float],
         unfinished: Sequence[TrialStart],
         audits: Sequence[TrialStart] = (),
@@ -41,6 +42,7 @@ class SweepSearcher(Searcher):
             blocks: Of the search.
             folder: Where trials are written.
             clock: Tells when the minutes are over.
+            in_time: Whether a trial can still tell anything before they are.
             known: Objective of every trial that has ended, by id.
             unfinished: Trials that an earlier run began and did not end.
             audits: Trials to run once every block has had its first.
@@ -53,6 +55,8 @@ class SweepSearcher(Searcher):
         self._blocks = blocks
         self._folder = folder
         self._clock = clock
+        self._in_time = in_time
+        self._passed_over: Counter[int] = Counter()  # by block: suggested too late
         self._known = dict(known)
         self._unfinished = list(unfinished)
         self._audits = [start for start in audits if start.experiment.id not in self._known]
@@ -70,6 +74,7 @@ class SweepSearcher(Searcher):
             start = self._unfinished.pop(0)
             again = start.model_copy(update={"attempt": start.attempt + 1})
             return self._started(trial_id, None, again)
+        self._audits = [start for start in self._audits if self._in_time(start.experiment)]
         if self._audits and self._n_asked >= len(self._blocks):
             return self._started(trial_id, None, self._audits.pop(0))
         self._n_asked += 1
@@ -84,6 +89,9 @@ class SweepSearcher(Searcher):
                 self._suggester.repeated(suggestion.block, repeats[suggestion.block])
                 self.reused += 1
                 continue
+            if not self._in_time(experiment):
+                self._pass_over(suggestion)
+                continue
             start = TrialStart(
                 experiment=experiment,
                 block=block.digest,
@@ -94,7 +102,7 @@ class SweepSearcher(Searcher):
             return self._started(trial_id, suggestion.ask, start)
         if self._audits:
             return self._started(trial_id, None, self._audits.pop(0))
-        self.exhausted = True
+        self.exhausted = not self._passed_over
         return Searcher.FINISHED
 
     def on_trial_complete(
@@ -117,6 +125,13 @@ class SweepSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the records are the state."""
+
+    def _pass_over(self, suggestion: Suggestion) -> None:
+        """Leave out what comes too late; a block of which nothing else comes is left out whole."""
+        self._suggester.tell(suggestion.ask, None)
+        self._passed_over[suggestion.block] += 1
+        if self._passed_over[suggestion.block] >= MOST_REPEATS:
+            self._suggester.close(suggestion.block)
 
     def _started(self, trial_id: str, ask: str | None, start: TrialStart) -> dict[str, Any]:
         self._room -= 1

@@ -15,7 +15,7 @@ from orchestrator.data.examples import Examples
 from orchestrator.features.room import leased, make_room
 from orchestrator.features.store import FeatureKey
 from orchestrator.runtime.cluster import Cluster, joined_cluster
-from orchestrator.runtime.feature_filling import fill_features, is_stored
+from orchestrator.runtime.feature_filling import FeatureNeed, fill_features, is_stored
 from orchestrator.runtime.folders import TrialStart
 from orchestrator.runtime.signals import Signals
 from orchestrator.runtime.text_embedding import TextNeed, embed_texts
@@ -34,6 +34,7 @@ from orchestrator.tuning.adaptation_plan import (
 from orchestrator.tuning.adapting import ensure_pretrained
 from orchestrator.tuning.banking import banked_blocks, count_by_block, draw_heads, run_banks
 from orchestrator.tuning.clock import SweepClock
+from orchestrator.tuning.deadline import Deadline
 from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
 from orchestrator.tuning.handing_over import HEADS, PLAN, HandOver, planned
 from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leaderboard
@@ -133,6 +134,9 @@ class _Run:
         self.before = self.folder.records()
         self.reused = 0
         self.stored: tuple[FeatureKey, ...] = ()
+        self.read: frozenset[FeatureNeed] = frozenset()
+        self.costs = self._cost_book()
+        self.too_late = False
         self.hand_over = HandOver()
         self.screen = Screen()
         self.exhausted = bool((self.folder.read("leaderboard.json") or {}).get("exhausted"))
@@ -164,9 +168,9 @@ class _Run:
     def _search(self, cluster: Cluster, tracker: Tracker) -> None:
         if self._room() <= 0 or self.clock.over() or self.exhausted:
             return
-        at_once = cluster.trials_at_once(self.spec.workers)
         factory = self.sweep.factory()
-        shared = self._write_plan(factory, at_once)
+        shared = self.sweep.shared(factory)
+        at_once = self._write_plan(factory, shared, cluster)
         if adaptations := self.sweep.adaptations():
             if not ensure_pretrained(
                 adaptations,
@@ -177,9 +181,11 @@ class _Run:
             ):
                 return
             factory = self.sweep.factory()
-            shared = self._write_plan(factory, at_once)
+            shared = self.sweep.shared(factory)
+            at_once = self._write_plan(factory, shared, cluster)
         stored = {work.need.key(self.sweep.examples): work for work in shared if work.stored}
         self.stored = tuple(stored)
+        self.read = frozenset(work.need for work in stored.values())
         self._embed(factory)
         with leased(self.sweep.store, stored):
             self._fill(stored)
@@ -250,14 +256,14 @@ class _Run:
         banked = banked_blocks(self.spec.search, factory)
         tuned_out = len(banked) == len(self.spec.search)
         n_records = -1
-        while self._room() > 0 and not self.clock.over() and not self.exhausted:
+        while self._room() > 0 and not self.clock.over() and not (self.exhausted or self.too_late):
             self._bank(factory, banked, at_once, tracker, rest=n_records >= 0)
             left = self._room() > 0 and not self.clock.over()
             if left and (self._unfinished() or not tuned_out):
                 self._name_heads(factory, at_once)
                 self._screen(factory)
                 tuned_out = self._tune(factory, banked, at_once, tracker)
-            self.exhausted = len(self.before) == n_records
+            self.exhausted = len(self.before) == n_records and not self.too_late
             n_records = len(self.before)
 
     def _bank(
@@ -363,7 +369,14 @@ class _Run:
             Whether the searcher has nothing more to suggest.
         """
         signals = Signals.start()
-        searcher = self._searcher(factory, banked)
+        deadline = Deadline(
+            self.clock,
+            self.sweep.examples,
+            costs=self.costs,
+            stored=self.read,
+            records=self.before.values(),
+        )
+        searcher = self._searcher(factory, banked, deadline)
         scheduler = FlaggingScheduler(self.spec, signals, self.clock)
         scheduler.replay(self.starts, list(self.before.values()))
         watcher = SweepWatcher(
@@ -418,11 +431,16 @@ class _Run:
             watcher.close()
             self.reused += searcher.reused
             self._look_again()
+            if self._room() > 0 and (reason := deadline.reason()) is not None:
+                self.too_late = True
+                self.progress.say(reason)
             shutil.rmtree(scratch, ignore_errors=True)
             shutil.rmtree(train_scratch, ignore_errors=True)
         return searcher.exhausted
 
-    def _searcher(self, factory: ExperimentFactory, banked: list[int]) -> SweepSearcher:
+    def _searcher(
+        self, factory: ExperimentFactory, banked: list[int], deadline: Deadline
+    ) -> SweepSearcher:
         outcomes = self._outcomes()
         narrowed = [self.screen.narrowed(block) for block in self.spec.search]
         search = tuple(n or block for n, block in zip(narrowed, self.spec.search, strict=True))
@@ -444,6 +462,7 @@ class _Run:
             self.spec.search,
             self.folder,
             clock=self.clock,
+            in_time=deadline.allows,
             known={name: outcome.value for name, outcome in outcomes.items()},
             unfinished=self._unfinished(),
             audits=[start for start in audits if start.experiment.id not in started],
@@ -505,24 +524,31 @@ class _Run:
         tokenize(Examples.open(self.folder / "data"), backbones_of(self.spec), self.progress)
         self.folder.write("sweep.json", self.sweep.description())
 
-    def _write_plan(self, factory: ExperimentFactory, at_once: int) -> list[Shared]:
-        shared = self.sweep.shared(factory)
-        costs = CostBook(self.sweep.storage / "costs.json")
+    def _write_plan(
+        self, factory: ExperimentFactory, shared: list[Shared], cluster: Cluster
+    ) -> int:
+        """Write the plan; how many trials run at once by it."""
+        self.costs = self._cost_book()
         adaptations = self.sweep.adaptations()
-        rows = pretraining_rows(adaptations, costs, probe=False, progress=self.progress)
+        rows = pretraining_rows(adaptations, self.costs, probe=False, progress=self.progress)
         plan = make_plan(
             self.spec,
             factory,
             self.sweep.examples,
             shared=shared,
-            at_once=at_once,
-            costs=costs,
+            cluster=cluster,
+            costs=self.costs,
             probe=False,
             progress=self.progress,
             pretrainings_s=seconds_to_come(rows),
         )
         self.folder.write(PLAN, planned(self.folder, {**plan, PRETRAININGS: rows}))
-        return shared
+        at_once: int = plan["at_once"]
+        return at_once
+
+    def _cost_book(self) -> CostBook:
+        """What was measured up to now, by whomever."""
+        return CostBook(self.sweep.storage / "costs.json", threads=self.spec.workers.threads)
 
     def _write_actual(self) -> None:
         """Beside the plan's forecast, what came."""
