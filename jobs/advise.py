@@ -11,6 +11,7 @@ from typing import Any, get_args
 from jobs.terminal import Terminal
 from orchestrator.errors import SpecError, nearest
 from orchestrator.spec.backbone_table import backbone_names
+from orchestrator.spec.clip_models import is_clip, is_clip_folder, parse_clip
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.locations import absolute
 from orchestrator.spec.parts import BackboneSpec, Modality, TaskKind, modality_of
@@ -81,6 +82,8 @@ def _backbone(text: str, modality: Modality) -> BackboneSpec:
             return BackboneSpec(name=folder.name, folder=str(folder))
         return BackboneSpec(name=text)
     name, _, weights = text.partition("=")
+    if is_clip(name) or is_clip_folder(Path(name).expanduser()):
+        return parse_clip(name, base=Path.cwd(), weights=weights or "default")
     if name not in set(backbone_names()):
         raise SpecError(f"--backbone: no backbone {name!r}.{nearest(name, backbone_names())}")
     if not weights or weights in ("none", "default") or weights.startswith("hub:"):

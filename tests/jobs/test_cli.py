@@ -110,6 +110,7 @@ def test_every_verb_with_a_spec_refuses_a_bad_one(
         (["init", "/nowhere/at/all"], "no such file or folder"),
         (["advise", "data", "--backbone", "resnet81"], "no backbone 'resnet81'"),
         (["advise", "data", "--backbone", "resnet18=none.pt"], "no weights file 'none.pt'"),
+        (["advise", "data", "--backbone", "clip:ViT-B-33/openai"], "Did you mean 'ViT-B-32"),
     ],
 )  # fmt: skip
 def test_a_bad_command_line_is_exit_code_2_and_one_document(
