@@ -43,7 +43,9 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     import numpy as np
 
     from orchestrator.data.evaluation_set import evaluation_set, labels_in
+    from orchestrator.data.pieces import truth_of
     from orchestrator.spec.locations import absolute
+    from orchestrator.spec.parts import by_position
     from orchestrator.tasks.metrics import wilson_interval
     from orchestrator.tasks.task import build_task
 
@@ -64,19 +66,23 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         for line in prepared.audit.lines():
             terminal.say(f"data: {line}")
         rows = np.arange(len(examples))
-        parts, preparer = [], predictor.preparer
+        task, preparer = build_task(bundle.task), predictor.preparer
+        parts: list[Any] = []
         with ThreadPoolExecutor(args.threads) as pool:
             for chosen in np.array_split(rows, -(-len(rows) // BATCH_SIZE)):
-                read = pool.map(lambda row: preparer.read(examples.read_bytes(int(row))), chosen)
-                parts.append(predictor.probabilities(preparer.batch(list(read))))
+                read = list(pool.map(lambda row: preparer.read_example(examples, int(row)), chosen))
+                outputs = predictor.probabilities(preparer.batch(read))
+                parts.append(task.packed(preparer.said(read, outputs, task)))
                 terminal.count("examples answered", int(chosen[-1]) + 1, len(rows))
+        truth = truth_of(examples, "test")
+        said = task.unpacked(np.concatenate(parts), truth)
+    if not by_position(bundle.task.kind):
         # The data's labels are sorted, the model's need not be.
         spec = predictor.manifest.task
-        order = [spec.labels.index(label) for label in examples.labels]
-        probs, targets = np.concatenate(parts)[:, order], examples.targets()
-    task = build_task(spec.model_copy(update={"labels": examples.labels}))
-    metrics = task.metrics(probs.astype("float64"), targets)
-    n_correct = int(task.correct(probs, targets).sum())
+        said = said[:, [spec.labels.index(label) for label in examples.labels]]
+        task = build_task(spec.model_copy(update={"labels": examples.labels}))
+    metrics = task.metrics(said, truth)
+    n_correct = int(task.correct(said, truth).sum())
     interval = wilson_interval(n_correct, len(rows))
     terminal.show("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     terminal.show(
@@ -88,5 +94,5 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         "n": len(rows),
         "metrics": metrics,
         "wholly_right": {"n": n_correct, "interval": list(interval)},
-        "per_class": task.details(probs, targets)["per_class"],
+        "per_class": task.details(said, truth)["per_class"],
     }

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from jobs.terminal import Terminal
 from orchestrator.errors import SpecError
-from orchestrator.spec.parts import TaskKind, modality_of
+from orchestrator.spec.parts import TaskKind, by_position, metrics_of, modality_of
 from orchestrator.spec.reading import read_yaml
 from orchestrator.spec.text_encoders import TEXT_ENCODERS
 
@@ -30,7 +30,7 @@ defaults: {{seed: 0}}           # any parameter of a block below, for all blocks
 
 {search}
 budget: {{trials: 16, minutes: 60}}
-objective: {{metric: {metric}}}       # accuracy, f1_macro, roc_auc, log_loss, ece
+objective: {{metric: {metric}}}       # {metrics}
 tuner: {{searcher: optuna, scheduler: asha}}
 workers: {{per_trial: 1, cpus: 1, gpus: 0}}
 storage: runs                 # a folder that all nodes of the cluster see
@@ -78,6 +78,22 @@ search:                       # one block a strategy; lists and ranges are searc
   # - strategy: scratch                   # the baseline that gains are quoted against
   #   backbone: ENCODER
 """.replace("ENCODER", TEXT_ENCODERS[0]),
+    "spans": """\
+search:                       # one block a strategy; lists and ranges are searched
+  - strategy: feature-extraction          # the head alone, on stored hidden states
+    backbone: ENCODER   # an id on the hub, or a local folder
+    head_lr: {log: [1e-3, 1e-2]}
+  - strategy: full                        # head warm-up, then everything, layer-wise rates
+    backbone: ENCODER
+    backbone_lr: {log: [2e-5, 1e-4]}
+    max_length: 256                       # tokens of a window; longer texts have several,
+    overlap: 64                           # which share so many tokens with the next
+  # - strategy: partial                   # head warm-up, then the last layers
+  #   backbone: ENCODER
+  #   unfreeze: [2, 4]
+  # - strategy: scratch                   # the baseline that gains are quoted against
+  #   backbone: ENCODER
+""".replace("ENCODER", TEXT_ENCODERS[0]),
 }
 
 
@@ -108,8 +124,9 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         name=_scalar(_name(args.data)),
         task=args.task,
         train=_scalar(train),
-        search=SEARCH[modality_of(args.task)],
-        metric="roc_auc" if "multilabel" in args.task else "f1_macro",
+        search=SEARCH["spans" if by_position(args.task) else modality_of(args.task)],
+        metric="roc_auc" if "multilabel" in args.task else metrics_of(args.task)[0],
+        metrics=", ".join(metrics_of(args.task)),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ from typing import Any
 
 from jobs.spec_arguments import add_address_argument, add_spec_arguments, spec_from
 from jobs.terminal import Terminal
+from orchestrator.spec.parts import by_position
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,11 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         spec, address=args.address, probe=not args.no_probe, progress=terminal
     )
     terminal.show(_table(plan))
+    if by_position(spec.task) and any(b.strategy != "scratch" for b in spec.search):
+        terminal.show(
+            "heads on tokens are trained one after the other, from stored hidden states: they are "
+            "not stacked as heads on whole texts are"
+        )
     for row in plan["shared"]:
         kept = (
             f"{row['forward_passes_saved']:,} forward passes saved"

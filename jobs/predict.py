@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         metavar="INPUT",
         nargs="+",
-        help="files, or folders of them; to a text model also texts themselves",
+        help="files, or folders of them; to a text model also texts themselves; to one that "
+        'answers questions JSONL files of {"question": …, "context": …}, or - for lines of stdin',
     )
     parser.add_argument(
-        "--top", type=_count, default=5, help="classes to show (default: %(default)s)"
+        "--top", type=_count, default=5, help="classes or answers to show (default: %(default)s)"
     )
     parser.add_argument(
         "--explain",
@@ -59,7 +61,12 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     if labels is None and named_clip(args.bundle) is not None:
         raise SpecError(f"{args.bundle} has no labels of its own. Give some: --labels cat,dog")
     bundle = bundle_named(args)
-    files = list(inputs_of(args.inputs, texts=modality_of(bundle.task.kind) == "text"))
+    kind = bundle.task.kind
+    files: list[Any] = (
+        list(questions_of(args.inputs))
+        if kind == "question-answering"
+        else list(inputs_of(args.inputs, texts=modality_of(kind) == "text"))
+    )
     predictor = predictor_of(args, bundle, labels)
     answers = []
     for value, answer in zip(files, predictor.predict(files, top=args.top), strict=True):
@@ -70,6 +77,28 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
             print(json.dumps(answer), flush=True)
     failed = sum("error" in answer for answer in answers)
     return (1 if failed else 0), {"bundle": bundle.digest, "answers": answers, "failed": failed}
+
+
+def questions_of(inputs: Sequence[str]) -> Iterator[str]:
+    """Lines of JSON, each a question on its context: of files, of stdin, or as they are written.
+
+    Raises:
+        DataError: A name is no file and no JSON.
+    """
+    for text in inputs:
+        if text == "-":
+            lines: Sequence[str] = sys.stdin.read().splitlines()
+        elif text.lstrip().startswith("{"):
+            lines = [text]
+        else:
+            try:
+                lines = Path(text).expanduser().read_text(encoding="utf-8-sig").splitlines()
+            except (OSError, UnicodeDecodeError) as err:
+                raise DataError(
+                    f"{text}: cannot be read ({err}). Give a JSONL file with an object "
+                    '{"question": …, "context": …} a line, - for stdin, or such an object itself'
+                ) from err
+        yield from (line for line in lines if line.strip())
 
 
 def inputs_of(inputs: Sequence[str], *, texts: bool) -> Iterator[Path | str]:

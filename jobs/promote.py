@@ -133,12 +133,14 @@ def _promote_clip(
 def bundle_trial(folder: SweepFolder, record: Record) -> Bundle:
     """The bundle of a trial, below the sweep's folder; made and verified unless it is there."""
     from orchestrator.bundle.writing import write_bundle
+    from orchestrator.data.pieces import pieces_of
     from orchestrator.runtime.process_cache import open_examples
     from orchestrator.runtime.winner_test import winner_network
     from orchestrator.training.sources import iterate_judged
 
     examples = open_examples(folder / "data")
-    rows = examples.indices("validation")[:SAMPLES]
+    pieces = pieces_of(examples, record.experiment.input)
+    rows = pieces.indices("validation")[:SAMPLES]
     samples = next(iterate_judged(examples, [rows], record.experiment, threads=1))
     cores = os.cpu_count() or 1
     network = winner_network(folder, record)
@@ -156,7 +158,7 @@ def bundle_trial(folder: SweepFolder, record: Record) -> Bundle:
             "validation": len(examples.indices("validation")),
         },
         training=iterate_judged(
-            examples, _spread(examples.indices("train")), record.experiment, threads=cores
+            examples, _spread(pieces.indices("train")), record.experiment, threads=cores
         ),
         cores=cores,
     )

@@ -201,7 +201,8 @@ class LocalEndpoint:
             else:
                 found.append([])
         if read:
-            vectors = iter(self.predictor.embeddings(preparer.batch(read)).tolist())
+            features = self.predictor.embeddings(preparer.batch(read))
+            vectors = iter(preparer.merged(read, features).tolist())
             found = [one if isinstance(one, Refusal) else next(vectors) for one in found]
         _refuse_if_nothing(found)
         return found

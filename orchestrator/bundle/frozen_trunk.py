@@ -18,6 +18,8 @@ def frozen_cut(experiment: Experiment, backbone: Backbone) -> Cut | None:
     A strategy that is not named here moves weights wherever it likes.
     """
     match experiment.strategy:
+        case FeatureExtraction(pooling="none"):
+            return backbone.n_stages  # what tokens are is all that follows needs, but for the mask
         case FeatureExtraction():
             return "features"
         case PartialTuning(unfreeze=unfreeze):

@@ -50,8 +50,9 @@ class ClassRow(Frozen):
     """How well one label is found."""
 
     label: str
-    precision: float
-    recall: float
+    precision: float | None = None
+    recall: float | None = None
+    exact_match: float | None = None
     f1: float
     roc_auc: float | None = None
     support: int
@@ -116,7 +117,7 @@ class BundleManifest(Frozen):
     nothing. A text encoder's architecture and tokenizer are in the files config.json and
     tokenizer.json, a CLIP's architecture in open_clip_config.json; a zero-shot bundle has its text
     tower too, in text.safetensors, and so can answer for other labels. The width of the head's
-    input follows from backbone and `strategy.pooling`, that of its output from `task.labels`.
+    input follows from backbone and `strategy.pooling`, that of its output from `task.outputs`.
     """
 
     format: Literal["transfer-orchestrator-bundle"] = FORMAT

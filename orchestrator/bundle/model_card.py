@@ -12,23 +12,38 @@ from orchestrator.spec.parts import (
     Contract,
     TaskSpec,
     TextContract,
+    by_position,
     is_multilabel,
     modality_of,
 )
 from orchestrator.spec.record import Record
+from orchestrator.tasks.question_answering import NO_ANSWER
 
 _ALIKE = {
     "image": "the same subject, labels, kind of camera and preparation",
     "text": "the same language, subject, labels and kind of writing",
 }
 
+_OF_LABELS = (
+    "It answers with one of its labels even for {article} {modality} that has none of them; it has "
+    'no label for "something else" unless one is listed.'
+)
+_SCOPE: dict[str, str] = {
+    "token-classification": "It finds entities of these kinds only, and tags words as its "
+    "tokenizer splits them.",
+    "question-answering": "It answers with words of the context only, and cannot tell whether "
+    "these are true.",
+}
+
+_OF_CLASSES = {"precision": "precision", "recall": "recall", "F1": "f1", "ROC AUC": "roc_auc"}
+_OF_ANSWERS = {"exact match": "exact_match", "F1": "f1"}
+
 _USE = """\
 ## Intended use and limits
 
 - Meant for {modality}s like those it was trained and tested on: {alike}. On others its accuracy \
 is unknown.
-- It answers with one of its labels even for {article} {modality} that has none of them; it has no \
-label for "something else" unless one is listed.
+- {scope}
 - Probabilities are the model's own. `ece` says how far they were from observed frequencies on the \
 data above; elsewhere they can be further off.
 - Metrics are averages. A class with few examples has an uncertain score, and groups that are not \
@@ -55,7 +70,7 @@ from orchestrator.bundle.bundle import open_bundle
 from orchestrator.bundle.predictor import load_predictor
 
 predictor = load_predictor(open_bundle("PATH_OF_THIS_FOLDER"))
-for answer in predictor.predict([Path("{file}")]):
+for answer in predictor.predict([{inputs}]):
     print(answer)
 ```"""
 
@@ -64,15 +79,23 @@ def model_card(experiment: Experiment, record: Record, scores: Scores) -> str:
     """The card as Markdown; equal arguments give equal text."""
     kind = experiment.task.kind
     modality = modality_of(kind)
+    file = "image.jpg" if modality == "image" else "text.txt"
     words = {
         "modality": modality,
-        "article": "an" if modality == "image" else "a",
+        "scope": _SCOPE.get(kind, _OF_LABELS).format(
+            modality=modality, article="an" if modality == "image" else "a"
+        ),
         "alike": _ALIKE[modality],
-        "file": "image.jpg" if modality == "image" else "text.txt",
+        "file": "questions.jsonl" if kind == "question-answering" else file,
+        "inputs": '{"question": "…", "context": "…"}'
+        if kind == "question-answering"
+        else f'Path("{file}")',
     }
     several = "Multi-label " if is_multilabel(kind) else ""
-    title = f"# {f'{several}{modality}'.capitalize()} classification"
-    title += f" with {_code(experiment.backbone.name)}"
+    what = f"{several}{modality} classification"
+    if by_position(kind):
+        what = kind.replace("-", " ")
+    title = f"# {what.capitalize()} with {_code(experiment.backbone.name)}"
     parts = [
         title,
         _task(experiment.task),
@@ -92,6 +115,11 @@ def _task(task: TaskSpec) -> str:
     rule = f"Every {modality} has exactly one of these labels"
     if is_multilabel(task.kind):
         rule = f"Every {modality} has any number of these labels"
+    if task.kind == "question-answering":
+        none = ", or has none" if NO_ANSWER in task.labels else ""
+        return f"## Task\n\nEvery question has its answer in a context, as a span of it{none}."
+    if task.kind == "token-classification":
+        rule = "Every word of a text is part of an entity of one of these kinds, or of none"
     labels = ", ".join(_code(label) for label in task.labels)
     return f"## Task\n\n{rule} ({len(task.labels)}): {labels}."
 
@@ -108,6 +136,11 @@ def _data(experiment: Experiment, scores: Scores) -> str:
 
 
 def _preparation(contract: Contract) -> str:
+    if isinstance(contract, TextContract) and contract.overlap is not None:
+        return (
+            f"Texts longer than {contract.size} tokens of the tokenizer in this folder (digest "
+            f"`{contract.tokenizer[:12]}`) are seen in windows that share {contract.overlap}."
+        )
     if isinstance(contract, TextContract):
         return (
             f"Texts are cut to {contract.size} tokens of the tokenizer in this folder "
@@ -186,17 +219,21 @@ def _classes(scores: Scores) -> Iterable[str]:
         else ("validation", scores.validation)
     )
     if evaluation.per_class:
-        heads = ["label", "precision", "recall", "F1", "ROC AUC", "examples"]
+        of_answers = any(row.exact_match is not None for row in evaluation.per_class)
+        columns = _OF_ANSWERS if of_answers else _OF_CLASSES
+        shown = {
+            title: [getattr(row, field) for row in evaluation.per_class]
+            for title, field in columns.items()
+        }
         rows = [
             [
                 _code(row.label),
-                *(f"{value:.3f}" for value in (row.precision, row.recall, row.f1)),
-                "–" if row.roc_auc is None else f"{row.roc_auc:.3f}",
+                *("–" if values[i] is None else f"{values[i]:.3f}" for values in shown.values()),
                 str(row.support),
             ]
-            for row in evaluation.per_class
+            for i, row in enumerate(evaluation.per_class)
         ]
-        yield f"### By class, on {name}\n\n{_table(heads, rows)}"
+        yield f"### By class, on {name}\n\n{_table(['label', *shown, 'examples'], rows)}"
 
 
 def _provenance(experiment: Experiment, record: Record) -> str:

@@ -65,9 +65,9 @@ def export_onnx(
     """A Classifier as ONNX, if ONNX Runtime then says what torch says.
 
     Its inputs are what the bundle's preparer makes: `pixels` uint8 [n, 3, S, S], normalised inside;
-    or `ids` int64 and `mask` bool [n, length]. Its outputs are `logits` and `features`, the mean
-    over the views of an image. Samples are compared in several batch sizes and lengths, so that
-    none stays fixed in the graph.
+    or `ids` int64 and `mask` bool [n, length], and `types` int64 of pairs of texts. Its outputs are
+    `logits` and `features`, the mean over the views of an image. Samples are compared in several
+    batch sizes and lengths, so that none stays fixed in the graph.
 
     Args:
         classifier: On the CPU, in eval mode.
@@ -112,6 +112,7 @@ class _Graph(nn.Module):
     def __init__(self, classifier: Classifier, contract: Contract, cut: Cut | None) -> None:
         super().__init__()
         self._classifier, self.cut = classifier, cut
+        self.by_position = classifier.pooling == "none"
         self.handed_on = _names(classifier, contract, cut)
         if isinstance(contract, InputContract):
             scale, shift = scale_and_shift(contract.mean, contract.std)
@@ -120,7 +121,8 @@ class _Graph(nn.Module):
 
     def forward(self, *fed: Tensor) -> tuple[Tensor, ...]:
         classifier, backbone = self._classifier, self._classifier.backbone
-        views = classifier.averaged_views(self._inputs(fed))
+        inputs = self._inputs(fed)
+        views = classifier.averaged_views(inputs)
         handed_on: list[Tensor] = []
         if isinstance(self.cut, int):
             features = []
@@ -135,7 +137,7 @@ class _Graph(nn.Module):
         else:
             features = [backbone.features(view, classifier.pooling) for view in views]
             handed_on += features
-        found = classifier.outputs_from(features)
+        found = classifier.outputs_from(features, inputs)
         further = handed_on if self.handed_on not in ((), ("features",)) else []
         return found.logits, found.features, *further
 
@@ -184,7 +186,8 @@ def _written(graph: _Graph, view: Prepared) -> bytes:
 def _dynamic(name: str, graph: _Graph, view: Prepared) -> dict[int, str]:
     """The axes whose size is not fixed."""
     states = name.startswith("trunk_") and graph.cut != "features" and isinstance(view, TokenRows)
-    return {0: "n", 1: "length"} if states or name in ("ids", "mask") else {0: "n"}
+    by_token = states or (name == "logits" and graph.by_position)
+    return {0: "n", 1: "length"} if by_token or name in ("ids", "mask", "types") else {0: "n"}
 
 
 def _halves_agree(model: bytes, graph: _Graph, view: Prepared, whole: Outputs) -> bool:
@@ -216,9 +219,14 @@ def _batches(view: Prepared, contract: Contract) -> Iterator[Prepared]:
         yield first
         return
     length = int(first.lengths[0])
-    yield TokenRows(first.ids[:, :length], first.lengths)
     longest = min(contract.size, _LONGEST_TEXT)
-    yield TokenRows(np.resize(first.ids[:, :length], (1, longest)), np.array([longest]))
+    for size in (length, longest):
+        ids, types = (
+            None if given is None else np.resize(given[:, :length], (1, size))
+            for given in (first.ids, first.types)
+        )
+        assert ids is not None
+        yield TokenRows(ids, np.array([size]), types)
 
 
 def _doubled(view: Prepared) -> Prepared:

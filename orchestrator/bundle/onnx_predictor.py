@@ -77,5 +77,6 @@ def run_session(session: Any, prepared: Prepared) -> Outputs:
 def fed(prepared: Prepared) -> dict[str, Any]:
     """Prepared inputs by the names that a model.onnx has for them."""
     if isinstance(prepared, TokenRows):
-        return {"ids": prepared.ids, "mask": prepared.mask}
+        types = {} if prepared.types is None else {"types": prepared.types}
+        return {"ids": prepared.ids, "mask": prepared.mask, **types}
     return {"pixels": np.ascontiguousarray(prepared)}

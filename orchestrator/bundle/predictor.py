@@ -32,8 +32,8 @@ class Outputs:
     """What a network says of N inputs.
 
     Attributes:
-        logits: float32 [N, C], before temperature.
-        features: float32 [N, D]; what the head reads.
+        logits: float32 [N, C], before temperature; [N, L, C] where every token has an answer.
+        features: float32 [N, D]; what the head reads, or its mean over tokens.
     """
 
     logits: Floats
@@ -56,11 +56,12 @@ class Predictor(Protocol):
 
         Args:
             views: The N inputs as `preparer` makes them; N may be 0. Of texts, one batch for each
-                of the windows whose logits are averaged.
+                of the windows whose logits are averaged. Texts that answers point into may be
+                several inputs each: `preparer` makes of the outputs what is said of them.
         """
 
     def probabilities(self, views: Sequence[Prepared]) -> Probabilities:
-        """Probabilities of every label: float32 [N, C], calibrated by the bundle's temperature."""
+        """`Task.probabilities` of the logits, calibrated by the bundle's temperature: float32."""
 
     def embeddings(self, views: Sequence[Prepared]) -> Floats:
         """The features that the head reads: float32 [N, D], the mean over an input's views."""
@@ -74,14 +75,18 @@ class Predictor(Protocol):
         """One answer for each input, in order, computed as they are asked for.
 
         An answer is `{"uri": …, "label": …, "probabilities": {label: probability}}`; a multi-label
-        task gives `"labels"`, a list. An input that cannot be decoded gives
-        `{"uri": …, "error": reason}` and does not stop the others. `uri` is the path as given, or
-        `input:<position>` for bytes and images in memory.
+        task gives `"labels"`, a list. Token classification gives `"entities"`, each with `label`,
+        `start`, `end`, `text` and `score`; question answering `answer`, `start`, `end`, `score` and
+        `alternatives`; positions are characters of the text or context. An input that cannot be
+        decoded gives `{"uri": …, "error": reason}` and does not stop the others. `uri` is the path
+        as given, or `input:<position>` for bytes and images in memory.
 
         Args:
             inputs: Of an image model paths, encoded images, or PIL images; of a text model texts,
-                or Paths and bytes of text files.
-            top: How many of the likeliest labels have their probability in the answer.
+                or Paths and bytes of text files; of one that answers questions mappings of
+                `question` and `context`, or these as JSON.
+            top: How many of the likeliest labels have their probability in the answer, or how many
+                answers are given.
             batch_size: Inputs that are decoded and answered together.
         """
 
@@ -261,9 +266,10 @@ def _answer_batch(
             decoded.append(results[-1])
     if read:
         task = calibrated_task(predictor.manifest)
-        answered = predictor.probabilities(preparer.batch(read))
-        for result, probs in zip(decoded, answered, strict=True):
-            result.update(task.answer(probs, top=top))
+        outputs = predictor.probabilities(preparer.batch(read))
+        answered = preparer.answers(read, outputs, task, top=top)
+        for result, answer in zip(decoded, answered, strict=True):
+            result.update(answer)
     return results
 
 

@@ -72,7 +72,7 @@ def _build(bundle: Bundle) -> Classifier:
         spec = spec.model_copy(update={"folder": str(bundle.path)})
     backbone = build_backbone(spec, size=manifest.input.size)
     params = manifest.strategy
-    head = build_classifier_head(backbone, params, n_outputs=len(manifest.task.labels))
+    head = build_classifier_head(backbone, params, n_outputs=len(manifest.task.outputs))
     return Classifier(backbone, head, params)
 
 

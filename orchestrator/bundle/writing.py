@@ -51,6 +51,7 @@ from orchestrator.spec.record import Record
 from orchestrator.spec.strategy import ZeroShot
 from orchestrator.spec.text_encoders import encoder_config, encoder_tokenizer
 from orchestrator.tasks.metrics import wilson_interval
+from orchestrator.tasks.task import build_task
 
 _LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "safetensors", "numpy", "pillow")
 CLIP_CONFIG: FileName = "open_clip_config.json"
@@ -154,7 +155,7 @@ def write_bundle(
 
 
 def _evaluation(value: Mapping[str, Any], task: TaskSpec) -> Evaluation:
-    """`value` with the interval of its accuracy, if it is a proportion of independent examples.
+    """`value` with the interval of its share of right examples, if it is of independent ones.
 
     The accuracy of a multi-label task counts the labels of one image as if they were independent:
     a binomial interval would be too narrow, so it gets none.
@@ -163,11 +164,11 @@ def _evaluation(value: Mapping[str, Any], task: TaskSpec) -> Evaluation:
         given = Evaluation.model_validate(value)
     except ValidationError as err:
         raise BundleError(f"not the scores of an evaluation: {err}") from err
-    single = not is_multilabel(task.kind)
-    if not (single and given.n_examples and "accuracy" in given.metrics):
+    share = None if is_multilabel(task.kind) else build_task(task).share
+    if share is None or not given.n_examples or share not in given.metrics:
         return given
-    right = round(given.metrics["accuracy"] * given.n_examples)
-    intervals = {"accuracy": wilson_interval(right, given.n_examples)} | given.intervals
+    right = round(given.metrics[share] * given.n_examples)
+    intervals = {share: wilson_interval(right, given.n_examples)} | given.intervals
     return given.model_copy(update={"intervals": intervals})
 
 

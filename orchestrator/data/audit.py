@@ -34,6 +34,11 @@ Kind = Literal[
     "other-files",  # files that are no images
     "empty-class",  # class folders without an image
     "encoding",  # texts that are not UTF-8
+    "empty-text",  # annotated texts without a word
+    "tags",  # tags that do not follow the one before
+    "answer-start",  # answers that stand elsewhere than was said
+    "answer-absent",  # questions whose context lacks the answer
+    "shared-context",  # contexts of validation or test that train has too
 ]
 
 ITEMS_SHOWN = 20

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from orchestrator.data.audit import AuditFinding
 from orchestrator.data.examples import SPLITS, Example, Split
 from orchestrator.data.labels import differing_by_case
+from orchestrator.spec.parts import TaskKind
+from orchestrator.tasks.question_answering import ANSWER
 
 FEW_IMAGES = 10  # training images of a class, below which a warning is due
 IMBALANCE_RATIO = 3.0  # largest class to smallest, from which accuracy misleads
@@ -78,10 +80,20 @@ def check_trainable(
         )
 
 
-def check_balance(
-    examples: Sequence[Example], labels: frozenset[str], *, multilabel: bool
-) -> Iterator[AuditFinding]:
-    """Small and unequal classes, once every example has its split."""
+def check_answers(labels: frozenset[str], task: TaskKind) -> Iterator[AuditFinding]:
+    """Whether the texts of train have anything that answers could point to."""
+    if task == "token-classification" and not labels:
+        what = "an entity"
+    elif task == "question-answering" and ANSWER not in labels:
+        what = "an answer"
+    else:
+        return
+    message = f"no text of train has {what}, so there is nothing to learn. Annotate some"
+    yield AuditFinding.of("single-class", "error", message)
+
+
+def check_counts(examples: Sequence[Example], labels: frozenset[str]) -> Iterator[AuditFinding]:
+    """Labels of which there is little to learn from, once every example has its split."""
     counts = Counter(dict.fromkeys(labels, 0))
     counts.update(label for row in examples if row.split == "train" for label in row.labels)
     if few := sorted(label for label in labels if 0 < counts[label] < FEW_IMAGES):
@@ -92,6 +104,14 @@ def check_balance(
             "their metrics will be noisy",
             [f"{label!r}: {counts[label]}" for label in few],
         )
+
+
+def check_balance(
+    examples: Sequence[Example], labels: frozenset[str], *, multilabel: bool
+) -> Iterator[AuditFinding]:
+    """Small and unequal classes, once every example has its split."""
+    yield from check_counts(examples, labels)
+    counts = Counter(label for row in examples if row.split == "train" for label in row.labels)
     yield from _imbalance({label: count for label, count in counts.items() if count})
     if multilabel:
         yield from _multilabel_balance(examples, labels)

@@ -20,7 +20,7 @@ from orchestrator.data.examples import Example, Examples
 from orchestrator.data.folders import IMAGE_SUFFIXES, TEXT_SUFFIXES
 from orchestrator.data.hub_datasets import is_saved_dataset, open_hub_dataset, open_saved_dataset
 from orchestrator.data.preparing import decoded_rows
-from orchestrator.data.reading import Reading, Row
+from orchestrator.data.rows import Reading, Row
 from orchestrator.data.scanning import Progress, Scanned, scan
 from orchestrator.data.splitting import held_out
 from orchestrator.data.tables import (

@@ -27,7 +27,11 @@ def remove_training_copies(
     """
     copies = _copies(examples)
     leaked = {content for content, rows in copies.items() if len({_role(r) for r in rows}) > 1}
-    conflicting = {content for content, rows in copies.items() if len({r.labels for r in rows}) > 1}
+    conflicting = {
+        content
+        for content, rows in copies.items()
+        if len({(row.labels, row.annotation) for row in rows}) > 1
+    }
     left_out = leaked | conflicting
     kept = [row for row in examples if row.split != "train" or row.content not in left_out]
     findings = [

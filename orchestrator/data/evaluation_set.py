@@ -11,7 +11,7 @@ from orchestrator.data.preparing import Prepared, decoded_rows, quarantine_findi
 from orchestrator.data.reading import read_location
 from orchestrator.data.scanning import Progress, scan
 from orchestrator.spec.data import DataSpec
-from orchestrator.spec.parts import TaskKind, TaskSpec, is_multilabel, modality_of
+from orchestrator.spec.parts import TaskKind, TaskSpec, has_label_sets, modality_of
 
 
 def evaluation_set(
@@ -30,7 +30,7 @@ def evaluation_set(
             the model does not know.
     """
     spec = DataSpec(train=location)
-    multilabel, modality = is_multilabel(task.kind), modality_of(task.kind)
+    multilabel, modality = has_label_sets(task.kind), modality_of(task.kind)
     reading = read_location(location, spec, split="test", task=task.kind, cache=cache)
     blobs = (reading.blobs,) if reading.blobs is not None else ()
     scans = scan([reading], modality=modality, cache=cache, progress=progress)

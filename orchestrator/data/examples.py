@@ -24,12 +24,14 @@ from orchestrator.data.decoding import UndecodableImage, decode_rgb
 from orchestrator.data.texts import UnreadableText, decode_text
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.spec.frozen import canonical_json
+from orchestrator.tasks.annotations import Annotation, from_json
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 _FORMAT = "examples-1"
 _INDEX = "index.arrow"
+_ANNOTATION = "annotation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Example:
     """One labelled image or text.
 
     `content` is the hash of its pixels or characters. One that came in a table is row `blob` of
-    blob file number `blob_file`; others lie at `uri`.
+    blob file number `blob_file`; others lie at `uri`. `annotation` is what is true of its words or
+    characters, as `annotations.to_json` writes it; examples of equal `group` stay in one split.
     """
 
     uri: str
@@ -46,6 +49,8 @@ class Example:
     labels: tuple[str, ...]
     blob_file: int = -1
     blob: int = -1
+    annotation: str = ""
+    group: str = ""
 
 
 class Examples:
@@ -106,7 +111,9 @@ class Examples:
             blobs: The files that `blob_file` numbers; linked or copied into the folder.
         """
         names = tuple(sorted(labels))
-        rows = sorted(examples, key=lambda row: (row.content, row.split, row.labels, row.uri))
+        rows = sorted(
+            examples, key=lambda row: (row.content, row.split, row.labels, row.annotation, row.uri)
+        )
         table = _index(rows, names, multilabel, n_blob_files=len(blobs))
         sources = {_blob_name(number): path for number, path in enumerate(blobs)}
         _fill_folder(Path(folder), sources, lambda new: write_table(new / _INDEX, table))
@@ -114,7 +121,10 @@ class Examples:
 
     def save(self, folder: str | Path) -> Examples:
         """Copy the index and the blobs to another local folder, and open that."""
-        sources = {name: self.folder / name for name in (_INDEX, *self._blob_files)}
+        # What tokenizers made of the texts goes along: it is a function of them.
+        derived = (path.name for path in self.folder.glob("*-*.arrow"))
+        names = dict.fromkeys((_INDEX, *self._blob_files, *derived))
+        sources = {name: self.folder / name for name in names}
         _fill_folder(Path(folder), sources, lambda _: None)
         return Examples.open(folder)
 
@@ -146,12 +156,26 @@ class Examples:
             labels=tuple(self.labels[int(number)] for number in numbers),
             blob_file=row["blob_file"],
             blob=row["blob"],
+            annotation=row.get(_ANNOTATION, ""),
         )
 
     @property
     def blob_paths(self) -> tuple[Path, ...]:
         """The files that `blob_file` numbers."""
         return tuple(self.folder / name for name in self._blob_files)
+
+    @property
+    def annotated(self) -> bool:
+        """Whether what is true of an example points into its text."""
+        return _ANNOTATION in self._columns
+
+    def annotation(self, i: int) -> Annotation:
+        """What is true of example `i`, with its text.
+
+        Raises:
+            DataError: As for `text`.
+        """
+        return from_json(self.text(i), str(self._columns[_ANNOTATION][i].as_py()))
 
     def targets(self) -> NDArray[np.int64] | NDArray[np.uint8]:
         """Class numbers, int64 [N]; or for a multi-label set 0 and 1, uint8 [N, C]. Read-only."""
@@ -236,11 +260,16 @@ def digest_of_examples(
     examples: Iterable[Example], *, labels: Sequence[str], multilabel: bool
 ) -> str:
     """SHA-256 over contents, targets, splits and label set; not over places, names or order."""
-    rows = sorted(canonical_json([row.content, row.split, row.labels]) for row in examples)
+    rows = sorted(canonical_json(_identity(row)) for row in examples)
     digest = hashlib.sha256(canonical_json([_FORMAT, sorted(labels), multilabel]))
     for row in rows:
         digest.update(b"\n" + row)
     return digest.hexdigest()
+
+
+def _identity(row: Example) -> list[Any]:
+    content: list[Any] = [row.content, row.split, row.labels]
+    return [*content, row.annotation] if row.annotation else content
 
 
 def _index(
@@ -254,6 +283,9 @@ def _index(
         "digest": digest_of_examples(rows, labels=names, multilabel=multilabel),
         "blob_files": json.dumps([_blob_name(k) for k in range(n_blob_files)]),
     }
+    annotated = {}
+    if any(row.annotation for row in rows):
+        annotated[_ANNOTATION] = pa.array([row.annotation for row in rows], pa.large_string())
     return pa.table(
         {
             "uri": pa.array([row.uri for row in rows], pa.large_string()),
@@ -262,6 +294,7 @@ def _index(
             "target": _target_column(rows, number, multilabel),
             "blob_file": pa.array([row.blob_file for row in rows], pa.int16()),
             "blob": pa.array([row.blob for row in rows], pa.int64()),
+            **annotated,
         }
     ).replace_schema_metadata(metadata)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.data import locations
-from orchestrator.data.tables import Cells, arrow_cells
+from orchestrator.data.tables import Cells, arrow_records
 from orchestrator.errors import DataError, listing
 from orchestrator.spec.frozen import digest_of
 
@@ -61,13 +61,18 @@ class DatasetTable:
         return _only(images), _only(classes)
 
     def rows(self, source: str, label: str) -> Iterator[Cells]:
-        """The cells of two features, a few rows in memory at a time."""
-        class_label = _class_label(self._dataset.features[label])
-        wanted = list(dict.fromkeys((source, label)))
+        """The cells of two features."""
+        for cells in self.records((source, label)):
+            yield Cells(*cells)
+
+    def records(self, columns: Sequence[str]) -> Iterator[tuple[object, ...]]:
+        """The cells of some features, a few rows in memory at a time."""
+        class_labels = [_class_label(self._dataset.features[name]) for name in columns]
+        wanted = list(dict.fromkeys(columns))
         arrow = self._dataset.select_columns(wanted).with_format("arrow")
         for table in arrow.iter(batch_size=_ROWS):
-            for cells in arrow_cells(table.column(source), table.column(label)):
-                yield Cells(cells.input, _named(cells.label, class_label))
+            for cells in arrow_records(table.column(name) for name in columns):
+                yield tuple(map(_named, cells, class_labels))
 
 
 def open_saved_dataset(folder: str, *, split: str) -> DatasetTable:

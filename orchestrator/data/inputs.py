@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.data.batches import VIEW_SEED, Indices, Pixels, epoch_batches, iterate_pixels
 from orchestrator.data.examples import Examples
-from orchestrator.data.tokens import TokenRows, TokenTable, tokens_path
+from orchestrator.data.pieces import Windows, pieces_of
+from orchestrator.data.tokens import TokenRows, token_table, tokens_path
 from orchestrator.data.transforms import dihedral
-from orchestrator.errors import DataError
 from orchestrator.spec.parts import Contract, InputContract, TextContract
 from orchestrator.spec.strategy import Augment
 
@@ -45,11 +43,11 @@ def iterate_inputs(
     fresh: tuple[int, int] | None = None,
     threads: int,
 ) -> Generator[tuple[Indices, Prepared], None, None]:
-    """Each batch of rows with its inputs, in the order they are wanted.
+    """Each batch of pieces with its inputs, in the order they are wanted.
 
     Args:
         examples: Where they are.
-        batches: Rows; read lazily.
+        batches: Pieces, as `pieces_of` numbers them; read lazily.
         contract: How they are prepared.
         view: Which of the fixed views; an array has one for each row of the data set.
         augment: Of what an image's fixed views are draws; under `none` the views are the image
@@ -61,6 +59,11 @@ def iterate_inputs(
         DataError: An input changed since the data was prepared.
     """
     if isinstance(contract, TextContract):
+        pieces = pieces_of(examples, contract)
+        if isinstance(pieces, Windows):
+            for rows in batches:
+                yield rows, pieces.rows(rows)
+            return
         table = token_table(tokens_path(examples, contract.tokenizer))
         for rows in batches:
             yield rows, table.rows(rows, contract, _of(view, rows))
@@ -83,15 +86,16 @@ def iterate_inputs(
 def training_batches(
     examples: Examples, *, contract: Contract, batch_size: int, seed: int, epoch: int
 ) -> list[Indices]:
-    """The training rows in an order drawn from (seed, epoch), cut into batches.
+    """The training pieces in an order drawn from (seed, epoch), cut into batches.
 
     Texts of like length share a batch, so that little of it is padding: within stretches of
     GROUPED_BATCHES batches they are sorted, and the batches are then drawn in any order.
     """
-    rows = examples.indices("train")
+    pieces = pieces_of(examples, contract)
+    rows = pieces.indices("train")
     if isinstance(contract, InputContract):
         return epoch_batches(rows, batch_size=batch_size, seed=seed, epoch=epoch)
-    lengths = token_table(tokens_path(examples, contract.tokenizer)).lengths()
+    lengths = pieces.lengths()
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(rows)
     stretch = GROUPED_BATCHES * batch_size
@@ -101,21 +105,6 @@ def training_batches(
         part = part[np.argsort(-lengths[part], kind="stable")]
         batches += [part[at : at + batch_size] for at in range(0, len(part), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
-
-
-@lru_cache(maxsize=4)
-def token_table(path: Path) -> TokenTable:
-    """A data set's tokens, mapped once a process.
-
-    Raises:
-        DataError: They have not been computed.
-    """
-    try:
-        return TokenTable(path)
-    except OSError as err:
-        raise DataError(
-            f"{path}: the texts' tokens are gone ({err}). Start the sweep again"
-        ) from err
 
 
 def _of(view: int | Indices, rows: Indices) -> Indices:

@@ -12,19 +12,22 @@ from pathlib import Path
 
 from orchestrator.data.audit import Audit, AuditFinding, Quarantined, worst_first
 from orchestrator.data.class_checks import (
+    check_answers,
     check_balance,
+    check_counts,
     check_labels,
     check_trainable,
     classes_by_split,
 )
 from orchestrator.data.duplicates import remove_training_copies
 from orchestrator.data.examples import SPLITS, Example, Examples, Split
-from orchestrator.data.reading import Reading, read_location
+from orchestrator.data.reading import read_location
+from orchestrator.data.rows import Reading
 from orchestrator.data.scanning import Progress, Scanned, scan
 from orchestrator.data.splitting import held_out
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.frozen import digest_of
-from orchestrator.spec.parts import TaskKind, is_multilabel, modality_of
+from orchestrator.spec.parts import TaskKind, by_position, has_label_sets, modality_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class _Survey:
 
     def written(self, cache: Path) -> Examples:
         """The examples in their folder, whose name is a digest of all that is in it."""
-        rows = sorted([r.uri, r.content, r.split, *r.labels] for r in self.examples)
+        rows = sorted([r.uri, r.content, r.split, *r.labels, r.annotation] for r in self.examples)
         name = digest_of([rows, sorted(self.labels), [path.name for path in self.blobs]])
         folder = cache / "examples" / name[:32]
         if folder.exists():
@@ -93,7 +96,7 @@ class _Survey:
 def _survey(
     spec: DataSpec, *, task: TaskKind, seed: int, cache: Path, progress: Progress | None
 ) -> _Survey:
-    multilabel, modality = is_multilabel(task), modality_of(task)
+    multilabel, modality = has_label_sets(task), modality_of(task)
     fraction = spec.validation if isinstance(spec.validation, float) else None
     places = _locations(spec)
     readings = [
@@ -118,11 +121,20 @@ def _survey(
         *quarantine_findings(quarantined, sum(len(r.rows) for r in readings), spec.bad_fraction),
         *_empty_splits(list(places), kept),
         *check_labels(labels, label_sets),
-        *check_trainable(train, labels, multilabel=multilabel, will_split=fraction is not None),
         *copies,
-        *check_balance(examples, labels, multilabel=multilabel),
-        *(_one_sided(examples, labels) if fraction is not None and multilabel else ()),
     ]
+    if by_position(task):
+        findings += [
+            *check_answers(labels, task),
+            *check_counts(examples, labels),
+            *_shared_contexts(examples),
+        ]
+    else:
+        findings += [
+            *check_trainable(train, labels, multilabel=multilabel, will_split=fraction is not None),
+            *check_balance(examples, labels, multilabel=multilabel),
+            *(_one_sided(examples, labels) if fraction is not None and multilabel else ()),
+        ]
     audit = Audit(
         faults=worst_first(finding.about(modality) for finding in findings),
         quarantined=tuple(quarantined),
@@ -158,7 +170,16 @@ def decoded_rows(
             else:
                 blob_file = number if row.blob >= 0 else -1
                 examples.append(
-                    Example(row.uri, result.content, split, row.labels, blob_file, row.blob)
+                    Example(
+                        uri=row.uri,
+                        content=result.content,
+                        split=split,
+                        labels=row.labels,
+                        blob_file=blob_file,
+                        blob=row.blob,
+                        annotation=row.annotation,
+                        group=row.group,
+                    )
                 )
     return examples, quarantined
 
@@ -167,7 +188,10 @@ def _split(examples: Sequence[Example], fraction: float, seed: int) -> list[Exam
     """The examples with validation held out of train."""
     train = [row for row in examples if row.split == "train"]
     mask = held_out(
-        [row.content for row in train], [row.labels for row in train], fraction=fraction, seed=seed
+        [row.group or row.content for row in train],
+        [row.labels for row in train],
+        fraction=fraction,
+        seed=seed,
     )
     divided = [
         replace(row, split="validation") if held else row
@@ -236,4 +260,20 @@ def _one_sided(examples: Sequence[Example], labels: frozenset[str]) -> Iterator[
             f"{len(one_sided)} labels are in only one of train and validation, because they occur "
             "together with other rare ones. Add images of them",
             map(repr, one_sided),
+        )
+
+
+def _shared_contexts(examples: Sequence[Example]) -> Iterator[AuditFinding]:
+    """Contexts on which train asks as well as validation or test."""
+    train = {row.group for row in examples if row.split == "train" and row.group}
+    shared = [row for row in examples if row.split != "train" and row.group in train]
+    if shared:
+        n_contexts = len({row.group for row in shared})
+        yield AuditFinding.of(
+            "shared-context",
+            "warning",
+            f"{n_contexts} contexts of validation or test are in train too, with other questions: "
+            "scores will flatter the model. Keep all questions on a context in one split",
+            [row.uri for row in shared],
+            count=n_contexts,
         )

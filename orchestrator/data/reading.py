@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from orchestrator.data import locations
+from orchestrator.data.annotated_reading import read_annotated
 from orchestrator.data.audit import AuditFinding
-from orchestrator.data.blobs import BlobWriter, map_table, write_table
+from orchestrator.data.blobs import BlobWriter
 from orchestrator.data.folders import Tree, read_tree
 from orchestrator.data.hub_datasets import (
     is_hub_id,
@@ -22,6 +21,7 @@ from orchestrator.data.hub_datasets import (
     open_saved_dataset,
 )
 from orchestrator.data.labels import LabelError, many_labels, normal_label, one_label
+from orchestrator.data.rows import READINGS_FORMAT, Reading, Row, store_reading, stored_reading
 from orchestrator.data.tables import (
     INPUT_NAMES,
     LABEL_NAMES,
@@ -35,33 +35,7 @@ from orchestrator.data.tables import (
 from orchestrator.errors import DataError, listing
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.frozen import digest_of
-from orchestrator.spec.parts import TaskKind, is_multilabel, modality_of
-
-_FORMAT = 2  # of stored readings
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One labelled image or text, not looked at yet.
-
-    `blob` is its row in the reading's blob file, -1 for one in a file of its own. `version`
-    changes with the bytes; None when it has not been asked for yet.
-    """
-
-    uri: str
-    labels: tuple[str, ...]
-    blob: int = -1
-    version: str | None = None
-
-
-@dataclass(frozen=True)
-class Reading:
-    """All rows of one location, in its order, and what was noticed."""
-
-    location: str
-    rows: tuple[Row, ...]
-    blobs: Path | None = None
-    findings: tuple[AuditFinding, ...] = field(default=())
+from orchestrator.spec.parts import TaskKind, by_position, is_multilabel, modality_of
 
 
 def read_location(
@@ -83,6 +57,8 @@ def read_location(
         DataError: There is nothing there, or it cannot be read as labelled examples.
     """
     place = locations.normal_location(location)
+    if by_position(task):
+        return read_annotated(place, spec, split=split, task=task, cache=cache)
     if not place.startswith("hub:") and locations.exists(place):
         if not locations.is_folder(place):
             return _read_table(open_manifest(place), place, spec, task, cache)
@@ -146,10 +122,10 @@ def _read_table(
     names = TEXT_NAMES if of_text else INPUT_NAMES
     column = find_column(table, location, role="input", wanted=spec.input_column, names=names)
     label = find_column(table, location, role="label", wanted=spec.label_column, names=LABEL_NAMES)
-    identity = [_FORMAT, location, table.version, column, label, spec.label_separator, task]
+    identity = [READINGS_FORMAT, location, table.version, column, label, spec.label_separator, task]
     stored = cache / "readings" / f"{digest_of(identity)}.arrow"
     with contextlib.suppress(OSError, pa.ArrowException):
-        return _stored_reading(stored, location)
+        return stored_reading(stored, location)
     inline = of_text and column.casefold() not in PATH_NAMES
     builder = _RowBuilder(location, table.base, spec.label_separator, task, inline=inline)
     with BlobWriter(cache / "blobs") as writer:
@@ -158,7 +134,7 @@ def _read_table(
         blobs = writer.close() if writer.count else None
     reading = Reading(location, rows, blobs, tuple(_several_spellings(builder.spellings)))
     if blobs is not None:
-        _store(stored, reading)
+        store_reading(stored, reading)
     return reading
 
 
@@ -247,35 +223,3 @@ def _several_spellings(pairs: Iterable[tuple[str, str]]) -> Iterator[AuditFindin
             f"{len(merged)} labels were written in several Unicode forms or with spaces; merged",
             merged,
         )
-
-
-def _store(path: Path, reading: Reading) -> None:
-    """Keep a reading beside its blobs, so that bytes are streamed only once."""
-    assert reading.blobs is not None
-    spellings = [finding.model_dump_json() for finding in reading.findings]
-    table = pa.table(
-        {
-            "uri": pa.array([row.uri for row in reading.rows], pa.large_string()),
-            "labels": pa.array([row.labels for row in reading.rows], pa.list_(pa.string())),
-            "blob": pa.array([row.blob for row in reading.rows], pa.int64()),
-        }
-    ).replace_schema_metadata({"blobs": reading.blobs.name, "findings": "\n".join(spellings)})
-    write_table(path, table)
-
-
-def _stored_reading(path: Path, location: str) -> Reading:
-    """The reading that `_store` kept.
-
-    Raises:
-        OSError: There is none, or its blobs are gone.
-    """
-    table = map_table(path)
-    metadata: dict[bytes, bytes] = table.schema.metadata
-    blobs = path.parent.parent / "blobs" / metadata[b"blobs"].decode()
-    blobs.stat()
-    findings = metadata[b"findings"].decode().splitlines()
-    columns: list[Any] = [table.column(name).to_pylist() for name in ("uri", "labels", "blob")]
-    rows = tuple(Row(uri, tuple(labels), blob) for uri, labels, blob in zip(*columns, strict=True))
-    return Reading(
-        location, rows, blobs, tuple(AuditFinding.model_validate_json(line) for line in findings)
-    )

@@ -22,7 +22,7 @@ from PIL import Image, features
 from orchestrator.data import locations
 from orchestrator.data.blobs import Blobs, map_table, write_table
 from orchestrator.data.decoding import MAX_PIXELS, UndecodableImage, decode_rgb
-from orchestrator.data.reading import Reading, Row
+from orchestrator.data.rows import Reading, Row
 from orchestrator.data.texts import UnreadableText, decode_text, is_fallback, text_hash
 from orchestrator.errors import DataError
 from orchestrator.spec.frozen import digest_of

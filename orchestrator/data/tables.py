@@ -6,10 +6,10 @@ import csv
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,6 +100,9 @@ class Table(Protocol):
     def rows(self, source: str, label: str) -> Iterator[Cells]:
         """The cells of two columns, row by row."""
 
+    def records(self, columns: Sequence[str]) -> Iterator[tuple[object, ...]]:
+        """The cells of some columns, row by row."""
+
 
 @dataclass(frozen=True)
 class Manifest(ABC):
@@ -110,8 +113,13 @@ class Manifest(ABC):
     preferred: tuple[None, None] = (None, None)
 
     @abstractmethod
+    def records(self, columns: Sequence[str]) -> Iterator[tuple[object, ...]]:
+        """The cells of some columns, row by row."""
+
     def rows(self, source: str, label: str) -> Iterator[Cells]:
         """The cells of two columns, row by row."""
+        for cells in self.records((source, label)):
+            yield Cells(*cells)
 
     @property
     def version(self) -> str:
@@ -138,8 +146,13 @@ class DelimitedManifest(Manifest):
         return cls(location, tuple(name.strip() for name in header))
 
     def rows(self, source: str, label: str) -> Iterator[Cells]:
-        """The cells of two columns, row by row; a row of another width is refused."""
-        at_input, at_label = self.columns.index(source), self.columns.index(label)
+        """The cells of two columns, the input without white space around it."""
+        for cell, of_label in self.records((source, label)):
+            yield Cells(str(cell).strip(), of_label)
+
+    def records(self, columns: Sequence[str]) -> Iterator[tuple[object, ...]]:
+        """The cells of some columns, row by row; a row of another width is refused."""
+        places = [self.columns.index(name) for name in columns]
         lines = self._lines(self.location)
         next(lines)
         for number, cells in lines:
@@ -148,7 +161,7 @@ class DelimitedManifest(Manifest):
                     f"{self.location}, line {number}: {len(cells)} cells where the header has "
                     f"{len(self.columns)}. Put cells that contain the delimiter in quotes"
                 )
-            yield Cells(cells[at_input].strip(), cells[at_label])
+            yield tuple(cells[place] for place in places)
 
     @staticmethod
     def _lines(location: str) -> Iterator[tuple[int, list[str]]]:
@@ -180,10 +193,10 @@ class JsonLinesManifest(Manifest):
             raise DataError(f"{location}: the file is empty. Write one JSON object an example")
         return cls(location, tuple(first))
 
-    def rows(self, source: str, label: str) -> Iterator[Cells]:
-        """The values of two keys, line by line; an absent key is null."""
+    def records(self, columns: Sequence[str]) -> Iterator[tuple[object, ...]]:
+        """The values of some keys, line by line; an absent key is null."""
         for value in self._objects(self.location):
-            yield Cells(value.get(source), value.get(label))
+            yield tuple(value.get(name) for name in columns)
 
     @staticmethod
     def _objects(location: str) -> Iterator[dict[str, object]]:
@@ -205,15 +218,15 @@ class ParquetManifest(Manifest):
             except (pa.ArrowException, OSError) as err:
                 raise DataError(f"{location}: not readable as Parquet: {err}") from err
 
-    def rows(self, source: str, label: str) -> Iterator[Cells]:
-        """The cells of two columns, a few rows in memory at a time."""
+    def records(self, columns: Sequence[str]) -> Iterator[tuple[object, ...]]:
+        """The cells of some columns, a few rows in memory at a time."""
         with locations.open_binary(self.location) as file:
             parquet = pq.ParquetFile(file, pre_buffer=False)
-            wanted = list(dict.fromkeys((source, label)))
+            wanted = list(dict.fromkeys(columns))
             batches = parquet.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted)
             try:
                 for batch in batches:
-                    yield from arrow_cells(batch.column(source), batch.column(label))
+                    yield from arrow_records(batch.column(name) for name in columns)
             except (pa.ArrowException, OSError) as err:
                 raise DataError(f"{self.location}: damaged Parquet: {err}") from err
 
@@ -238,10 +251,10 @@ def open_manifest(location: str) -> Manifest:
             )
 
 
-def arrow_cells(inputs: object, labels: object) -> Iterator[Cells]:
-    """Rows of two Arrow columns of equal length, one Python value at a time."""
-    for cell, label in zip(inputs, labels, strict=True):  # type: ignore[call-overload]
-        yield Cells(cell.as_py(), label.as_py())
+def arrow_records(columns: Iterable[Any]) -> Iterator[tuple[object, ...]]:
+    """Rows of Arrow columns of equal length, one Python value at a time."""
+    for cells in zip(*columns, strict=True):
+        yield tuple(cell.as_py() for cell in cells)
 
 
 def find_column(

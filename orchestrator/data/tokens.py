@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,26 @@ from tokenizers import Tokenizer
 
 from orchestrator.data.blobs import map_table, sync_file
 from orchestrator.data.examples import Examples
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import DataError, IntegrityError
 from orchestrator.spec.parts import TextContract
 
 Indices = NDArray[np.int64]
 
 _FORMAT = "tokens-1"
 _BLOCK = 512  # texts tokenized at once
-_SCHEMA = pa.schema([pa.field("ids", pa.large_list(pa.int32()), nullable=False)])
 _MARKER = "a"
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """A batch of tokenized texts: `ids` int64 [n, L], of which `lengths` int64 [n] count."""
+    """A batch of tokenized texts: `ids` int64 [n, L], of which `lengths` int64 [n] count.
+
+    `types` int64 [n, L] tells a pair's first text from its second, by the tokenizer's numbers.
+    """
 
     ids: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    types: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -46,15 +50,22 @@ class TokenRows:
     def joined(cls, parts: Sequence[TokenRows], pad: int) -> TokenRows:
         """Batches as one, the shorter ones filled with the token `pad`."""
         longest = max(part.ids.shape[1] for part in parts)
-        filled = [
-            np.pad(part.ids, ((0, 0), (0, longest - part.ids.shape[1])), constant_values=pad)
-            for part in parts
-        ]
-        return cls(np.concatenate(filled), np.concatenate([part.lengths for part in parts]))
+
+        def filled(rows: NDArray[np.int64], value: int) -> NDArray[np.int64]:
+            return np.pad(rows, ((0, 0), (0, longest - rows.shape[1])), constant_values=value)
+
+        types = [part.types for part in parts if part.types is not None]
+        assert len(types) in (0, len(parts)), "pairs of texts and single ones are other inputs"
+        return cls(
+            np.concatenate([filled(part.ids, pad) for part in parts]),
+            np.concatenate([part.lengths for part in parts]),
+            np.concatenate([filled(rows, 0) for rows in types]) if types else None,
+        )
 
     def take(self, rows: Indices) -> TokenRows:
         """Some of the texts, as long as all of them."""
-        return TokenRows(self.ids[rows], self.lengths[rows])
+        types = None if self.types is None else self.types[rows]
+        return TokenRows(self.ids[rows], self.lengths[rows], types)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -107,6 +118,28 @@ def window(text: NDArray[np.int32], view: int, most: int) -> NDArray[np.int32]:
     return text[start : start + most]
 
 
+class ListColumn:
+    """A column of lists of numbers of a mapped table, by row."""
+
+    def __init__(self, column: Any) -> None:
+        self._values = [chunk.values.to_numpy() for chunk in column.chunks]
+        self._offsets = [chunk.offsets.to_numpy() for chunk in column.chunks]
+        self._ends = np.cumsum([len(chunk) for chunk in column.chunks], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, row: int) -> NDArray[np.int32]:
+        chunk = int(np.searchsorted(self._ends, row, side="right"))
+        offsets, at = self._offsets[chunk], row - (int(self._ends[chunk - 1]) if chunk else 0)
+        numbers: NDArray[np.int32] = self._values[chunk][offsets[at] : offsets[at + 1]]
+        return numbers
+
+    def lengths(self) -> Indices:
+        """Of each list: int64 [N]."""
+        return np.concatenate([np.diff(offsets) for offsets in self._offsets]).astype(np.int64)
+
+
 class TokenTable:
     """The token numbers of all texts of a data set, mapped from its file."""
 
@@ -116,28 +149,37 @@ class TokenTable:
         if metadata.get(b"format") != _FORMAT.encode():
             raise IntegrityError(f"{path} was written by another version. Delete it")
         self.frame = Frame(*(tuple(part) for part in json.loads(metadata[b"frame"])))
-        chunks: list[Any] = table.column("ids").chunks
-        self._values = [chunk.values.to_numpy() for chunk in chunks]
-        self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
-        self._ends = np.cumsum([len(chunk) for chunk in chunks], dtype=np.int64)
+        self._ids = ListColumn(table.column("ids"))
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._ids)
 
     def __getitem__(self, row: int) -> NDArray[np.int32]:
         """The tokens of one text, special ones not among them."""
-        chunk = int(np.searchsorted(self._ends, row, side="right"))
-        offsets, at = self._offsets[chunk], row - (int(self._ends[chunk - 1]) if chunk else 0)
-        text: NDArray[np.int32] = self._values[chunk][offsets[at] : offsets[at + 1]]
-        return text
+        return self._ids[row]
 
     def lengths(self) -> Indices:
         """Tokens of each text, special ones not counted: int64 [N]."""
-        return np.concatenate([np.diff(offsets) for offsets in self._offsets]).astype(np.int64)
+        return self._ids.lengths()
 
     def rows(self, rows: Indices, contract: TextContract, views: Indices) -> TokenRows:
         """Some texts as one batch, each in its own view."""
         return self.frame.rows([self[int(row)] for row in rows], contract, views)
+
+
+@lru_cache(maxsize=4)
+def token_table(path: Path) -> TokenTable:
+    """A data set's tokens, mapped once a process.
+
+    Raises:
+        DataError: They have not been computed.
+    """
+    try:
+        return TokenTable(path)
+    except OSError as err:
+        raise DataError(
+            f"{path}: the texts' tokens are gone ({err}). Start the sweep again"
+        ) from err
 
 
 def ensure_tokens(
@@ -174,13 +216,33 @@ def _write(
 ) -> None:
     frame = Frame.of(tokenizer)
     metadata = {"format": _FORMAT, "frame": json.dumps([frame.before, frame.after])}
+    blocks = ([ids] for ids in _tokenized(examples, tokenizer, progress))
+    write_lists(path, ("ids",), metadata, blocks)
+
+
+def write_lists(
+    path: Path,
+    names: Sequence[str],
+    metadata: dict[str, str],
+    blocks: Iterable[Sequence[Any]],
+) -> None:
+    """Write columns of lists of numbers, whole or not at all.
+
+    Args:
+        path: The file.
+        names: Of the columns.
+        metadata: Of the table.
+        blocks: Rows that are written at once: for each column, a list of lists.
+    """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    schema = _SCHEMA.with_metadata(metadata)
+    kind = pa.large_list(pa.int32())
+    fields = [pa.field(name, kind, nullable=False) for name in names]
+    schema = pa.schema(fields, metadata)
     try:
         with pa.ipc.new_file(str(partial), schema) as writer:
-            for ids in _tokenized(examples, tokenizer, progress):
-                column = pa.array(ids, pa.large_list(pa.int32()))
-                writer.write_batch(pa.record_batch([column], schema=schema))
+            for block in blocks:
+                columns = [pa.array(lists, kind) for lists in block]
+                writer.write_batch(pa.record_batch(columns, schema=schema))
         sync_file(partial)
         partial.replace(path)
     finally:

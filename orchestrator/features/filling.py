@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from orchestrator.data.examples import Examples
+from orchestrator.data.examples import Examples, Split
 from orchestrator.data.inputs import iterate_inputs
 from orchestrator.data.transforms import transform_digest
 from orchestrator.features.network_inputs import network_inputs
@@ -63,9 +63,16 @@ def feature_key(
     )
 
 
-def search_rows(examples: Examples) -> npt.NDArray[np.int64]:
-    """The examples that a search reads, in order: training and validation, never test."""
-    return np.sort(np.concatenate([examples.indices("train"), examples.indices("validation")]))
+class Splits(Protocol):
+    """Whatever has its rows in splits: a data set, or its pieces."""
+
+    def indices(self, split: Split) -> npt.NDArray[np.int64]:
+        """The rows of a split, ascending."""
+
+
+def search_rows(rows: Splits) -> npt.NDArray[np.int64]:
+    """The examples or pieces that a search reads, in order: training and validation, never test."""
+    return np.sort(np.concatenate([rows.indices("train"), rows.indices("validation")]))
 
 
 def compute_outputs(
@@ -86,7 +93,7 @@ def compute_outputs(
     Args:
         backbone: Put into eval mode and left there.
         examples: The whole data set.
-        rows: Which examples, int64 [n].
+        rows: Which pieces, int64 [n].
         wanted: Poolings, or cuts.
         contract: How inputs are prepared.
         view: Which of the fixed views; without augmentation 0 is the image itself.

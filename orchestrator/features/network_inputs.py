@@ -24,7 +24,11 @@ def network_inputs(prepared: Prepared, contract: Contract, device: torch.device)
     """
     if isinstance(prepared, TokenRows):
         ids = torch.from_numpy(prepared.ids).to(device, non_blocking=True)
-        return Tokens(ids, torch.from_numpy(prepared.mask).to(device, non_blocking=True))
+        types = None
+        if prepared.types is not None:
+            types = torch.from_numpy(prepared.types).to(device, non_blocking=True)
+        mask = torch.from_numpy(prepared.mask).to(device, non_blocking=True)
+        return Tokens(ids, mask, types)
     assert isinstance(contract, InputContract)
     images = torch.from_numpy(normalized(prepared, contract))
     if device.type == "cuda":

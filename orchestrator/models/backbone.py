@@ -17,7 +17,7 @@ from orchestrator.models.split import Split
 from orchestrator.models.tokens import Hidden, Tokens
 from orchestrator.spec.parts import BackboneSpec, Contract
 
-Pooling = Literal["last", "mean", "multi-scale"]
+Pooling = Literal["last", "mean", "multi-scale", "none"]
 
 # Prepared images [N, 3, H, W] or tokenized texts.
 Inputs = Tensor | Tokens
@@ -119,7 +119,7 @@ class Backbone(nn.Module):
         match pooling:
             case "last":
                 return self._last_width
-            case "mean":
+            case "mean" | "none":
                 return self.widths[-1]
             case "multi-scale":
                 return 2 * sum(self.widths[1:])
@@ -138,14 +138,15 @@ class Backbone(nn.Module):
 
         `last` is what the library's own classifier sees, of a text the first token's state; `mean`
         is the mean over the positions (tokens, patch tokens) of the last stage; `multi-scale` is
-        mean and max over the positions of every stage 1 … S, in a row.
+        mean and max over the positions of every stage 1 … S, in a row; `none` leaves the positions
+        of the last stage as they are.
 
         Args:
             inputs: Prepared as `input` says.
             pooling: Which features.
 
         Returns:
-            float32 `[N, feature_width(pooling)]`.
+            float32 `[N, feature_width(pooling)]`, or `[N, P, feature_width(pooling)]`.
         """
         return self._features(inputs, first=0, pooling=pooling, pooled=[])
 
@@ -242,8 +243,10 @@ class Backbone(nn.Module):
         """Whether activations are `[N, C, H, W]`, rather than tokens or channels last."""
         return bool(activations.ndim == 4) and not self._channels_last
 
-    def pooled(self, activations: Any, pooling: Literal["last", "mean"] = "last") -> Tensor:
-        """Features float32 `[N, D]` from the output of the last stage alone."""
+    def pooled(self, activations: Any, pooling: Literal["last", "mean", "none"] = "last") -> Tensor:
+        """Features float32 `[N, D]` or `[N, P, D]` from the output of the last stage alone."""
+        if pooling == "none":
+            return self._positions(activations)[0]
         if pooling == "mean":
             return self._pool_stage(activations)[:, : self.widths[-1]]
         features: Tensor = self.closing(activations)

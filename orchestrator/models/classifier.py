@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from orchestrator.models.backbone import Backbone, Inputs, Prefix
 from orchestrator.models.head import Head, build_head
+from orchestrator.models.tokens import Tokens
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.parts import by_position
 from orchestrator.spec.strategy import StrategyParams
 
 
@@ -17,8 +20,8 @@ class Outputs:
     """What a Classifier makes of N inputs, each the mean over the views that are averaged.
 
     Attributes:
-        logits: [N, C].
-        features: float32 [N, D]; what the head reads.
+        logits: [N, C], or [N, P, C] of a head on positions.
+        features: float32 [N, D]; what the head reads, or its mean over positions.
     """
 
     logits: Tensor
@@ -27,6 +30,8 @@ class Outputs:
 
 class Classifier(nn.Module):
     """Prepared inputs to logits [N, C]; tensors are named `backbone.…` and `head.…`.
+
+    With pooling `none` the head works on every position: logits are [N, P, C].
 
     In eval mode the logits are the mean over the first `predict_views` views of an image, so that
     validation, test and serving all answer alike; in train mode an image is seen as it comes. The
@@ -54,13 +59,16 @@ class Classifier(nn.Module):
 
     def outputs(self, inputs: Inputs) -> Outputs:
         """Logits and features of inputs, as in eval mode."""
-        return self.outputs_from(
-            [self.backbone.features(view, self.pooling) for view in self.averaged_views(inputs)]
-        )
+        views = self.averaged_views(inputs)
+        features = [self.backbone.features(view, self.pooling) for view in views]
+        return self.outputs_from(features, inputs)
 
-    def outputs_from(self, features: list[Tensor]) -> Outputs:
-        """As `outputs`, from the features of every view."""
+    def outputs_from(self, features: list[Tensor], inputs: Inputs) -> Outputs:
+        """As `outputs`, from the features of every view of inputs."""
         logits = [self.head(seen) for seen in features]
+        if self.pooling == "none":
+            assert isinstance(inputs, Tokens), "only texts have tokens to answer for"
+            features = [mean_over_tokens(seen, inputs.mask) for seen in features]
         return Outputs(mean_over_views(logits), mean_over_views(features))
 
     def averaged_views(self, inputs: Inputs) -> list[Inputs]:
@@ -91,6 +99,24 @@ def build_classifier_head(backbone: Backbone, params: StrategyParams, *, n_outpu
 def mean_over_views(views: list[Tensor]) -> Tensor:
     """The mean of each example's values over its views: [N, C] of V times [N, C]."""
     return torch.stack(views).mean(0) if len(views) > 1 else views[0]
+
+
+def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean of each text's states over its tokens: [N, D] of [N, L, D]."""
+    present = mask[..., None]
+    return torch.where(present, states, 0).sum(1) / present.sum(1).clamp(min=1)
+
+
+def flat_width(experiment: Experiment) -> int:
+    """Numbers that a network says of one input; of a shorter one, the last are zero."""
+    n_outputs = len(experiment.task.outputs)
+    return n_outputs * experiment.input.size if by_position(experiment.task.kind) else n_outputs
+
+
+def flat(logits: Tensor, width: int) -> Tensor:
+    """Logits of inputs of any length as rows of one: [N, width]."""
+    rows = logits.flatten(1)
+    return nn.functional.pad(rows, (0, width - rows.shape[1]))
 
 
 def turned(images: Tensor, view: int) -> Tensor:

@@ -53,7 +53,7 @@ class Standardize(nn.Module):
         self.scale.copy_(torch.where(constant, 1.0, variance.sqrt()))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features `[N, D]`, standardised and cut at CLIP standard deviations.
+        """Features `[..., D]`, standardised and cut at CLIP standard deviations.
 
         A column that is almost constant on the training features would otherwise rule the head as
         soon as the backbone moves.
@@ -97,7 +97,7 @@ class Head(nn.Module):
         linear.bias.fill_(found.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features float32 `[N, D]` to outputs `[N, n_outputs]`."""
+        """Features float32 `[..., D]` to outputs `[..., n_outputs]`."""
         outputs: Tensor = self.layers(self.standardize(features))
         return outputs
 

@@ -133,9 +133,12 @@ class _Embeddings(nn.Module):
         self.shared = nn.ModuleList(shared)
         self.width = int(model.config.hidden_size)
         self._takes_mask = model.config.model_type.startswith("deberta")
+        self._takes_types = getattr(model.config, "type_vocab_size", 0) > 1
 
     def forward(self, tokens: Tokens) -> Hidden:
         extra = {"mask": tokens.mask.long()} if self._takes_mask else {}
+        if tokens.types is not None and self._takes_types:
+            extra["token_type_ids"] = tokens.types
         states = self.embeddings(input_ids=tokens.ids, **extra)
         return Hidden(states if self.project is None else self.project(states), tokens.mask)
 

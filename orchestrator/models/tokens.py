@@ -10,10 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token numbers `ids` int64 [N, L]; `mask` bool [N, L] says which are no padding."""
+    """Token numbers `ids` int64 [N, L]; `mask` bool [N, L] says which are no padding.
+
+    `types` int64 [N, L] tells the first from the second of two texts; None where there is one.
+    """
 
     ids: Tensor
     mask: Tensor
+    types: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -24,9 +28,13 @@ class Tokens:
         return self.ids.device
 
     def tensor_split(self, n_parts: int) -> tuple[Tokens, ...]:
-        """As `Tensor.tensor_split`, of both."""
-        pairs = zip(self.ids.tensor_split(n_parts), self.mask.tensor_split(n_parts), strict=True)
-        return tuple(Tokens(*pair) for pair in pairs)
+        """As `Tensor.tensor_split`, of all."""
+        nothing: tuple[Tensor | None, ...] = (None,) * n_parts
+        types = nothing if self.types is None else self.types.tensor_split(n_parts)
+        parts = zip(
+            self.ids.tensor_split(n_parts), self.mask.tensor_split(n_parts), types, strict=True
+        )
+        return tuple(Tokens(*part) for part in parts)
 
 
 @dataclass(frozen=True)

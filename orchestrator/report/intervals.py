@@ -17,6 +17,9 @@ from orchestrator.tasks.metrics import (
     expected_calibration_error,
     wilson_interval,
 )
+from orchestrator.tasks.question_answering import QuestionAnswering
+from orchestrator.tasks.task import build_task
+from orchestrator.tasks.token_classification import TokenClassification
 
 RESAMPLES = 400
 MOST_DRAWS = 4_000_000  # examples drawn in all, so that a report stays quick on large splits
@@ -48,15 +51,16 @@ class Gain:
 
 
 def interval_of(predictions: Predictions, metric: Metric, *, seed: int = 0) -> Interval | None:
-    """Wilson's interval for accuracy, else percentiles of a bootstrap over examples.
+    """Wilson's interval for a share of examples, else percentiles of a bootstrap over examples.
 
     Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 13.
     """
     n = len(predictions)
     if n < 2:
         return None
-    if metric == "accuracy" and not predictions.multi_label:
-        hits = int((predictions.probs.argmax(axis=1) == predictions.truth).sum())
+    task = build_task(predictions.task)
+    if metric == task.share and not predictions.multi_label:
+        hits = int(task.correct(predictions.probs, predictions.truth).sum())
         return Interval(*wilson_interval(hits, n))
     scorer = _scorer(predictions, metric)
     if scorer is None:
@@ -98,6 +102,9 @@ def _percentiles(values: list[float]) -> Interval | None:
 def _scorer(predictions: Predictions, metric: Metric) -> Scorer | None:
     """The metric as a function of the chosen rows."""
     probs, truth = predictions.probs, predictions.truth
+    task = build_task(predictions.task)
+    if isinstance(task, TokenClassification | QuestionAnswering):
+        return task.scorer(probs, truth, metric)
     if metric == "roc_auc":
         return _auc_scorer(predictions) if probs.size <= MOST_AUC_CELLS else None
     if predictions.multi_label:

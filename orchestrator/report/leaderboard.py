@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from orchestrator.report.adaptation import Adaptation
 from orchestrator.report.comparison import Comparison
@@ -11,6 +12,7 @@ from orchestrator.report.marks import strategy_class
 from orchestrator.report.markup import Safe, el, join
 from orchestrator.report.sweep_view import SweepView, TrialView
 from orchestrator.report.wording import MISSING, duration, finite, memory, number, score, value
+from orchestrator.spec.parts import Metric
 
 SPARK_WIDTH, SPARK_HEIGHT = 72.0, 18.0
 SIGNS = {"finished": "●", "stopped": "◐", "diverged": "✕", "failed": "▲"}
@@ -50,7 +52,7 @@ def leaderboard(
 
 
 def _metrics(view: SweepView) -> list[str]:
-    order = ["accuracy", "f1_macro", "roc_auc", "log_loss", "ece"]
+    order = list(get_args(Metric))
     found = {m for trial in view.trials for m in trial.validation} - {view.objective.metric}
     return [m for m in order if m in found] + sorted(found - {*order})
 

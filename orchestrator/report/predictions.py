@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,25 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from orchestrator.errors import IntegrityError
-from orchestrator.spec.parts import TaskSpec, is_multilabel
+from orchestrator.spec.parts import TaskSpec, by_position, is_multilabel
+from orchestrator.tasks.annotations import Annotation, from_json
 from orchestrator.tasks.metrics import Floats, Ints
+from orchestrator.tasks.task import Said, Truth, build_task
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """A model's answers on one split.
 
-    `probs` is [N, C]; `truth` is class numbers [N], or 0/1 [N, C] for a multi-label task.
+    `probs` is what is said and `truth` what is true, as the task has it: of a classification
+    probabilities [N, C] and class numbers [N], or 0/1 [N, C] where there are several labels.
     """
 
     split: str
     task: TaskSpec
     examples: Ints
-    probs: Floats
-    truth: Ints
+    probs: Said
+    truth: Truth
     uris: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -35,7 +39,7 @@ class Predictions:
     @property
     def multi_label(self) -> bool:
         """Whether any number of labels can be true at once."""
-        return self.truth.ndim == 2
+        return is_multilabel(self.task.kind)
 
 
 def read_predictions(path: Path, *, split: str, task: TaskSpec) -> Predictions | None:
@@ -51,17 +55,44 @@ def read_predictions(path: Path, *, split: str, task: TaskSpec) -> Predictions |
             table = ipc.open_file(source).read_all()
     except (pa.ArrowException, OSError) as err:
         raise IntegrityError(f"{path.name} is not a readable Arrow file: {err}.") from err
-    absent = {"example", "prob", "target", "uri"} - set(table.column_names)
+    pointing = by_position(task.kind)
+    true = {"text", "annotation"} if pointing else {"target"}
+    absent = ({"example", "prob", "uri"} | true) - set(table.column_names)
     if absent:
         raise IntegrityError(f"{path.name} lacks the columns {sorted(absent)}.")
+    truth: Truth
+    said: Said
+    if pointing:
+        truth = _annotations(table, name=path.name)
+        said = _said(table["prob"], truth, task=task, name=path.name)
+    else:
+        truth = _truth(table["target"], task=task, name=path.name)
+        said = _probs(table["prob"], n_labels=len(task.labels), name=path.name)
     return Predictions(
         split=split,
         task=task,
         examples=table["example"].to_numpy().astype(np.int64),
-        probs=_probs(table["prob"], n_labels=len(task.labels), name=path.name),
-        truth=_truth(table["target"], task=task, name=path.name),
+        probs=said,
+        truth=truth,
         uris=tuple(str(uri) if uri is not None else "" for uri in table["uri"].to_pylist()),
     )
+
+
+def _annotations(table: Any, *, name: str) -> list[Annotation]:
+    columns = (table["text"].to_pylist(), table["annotation"].to_pylist())
+    try:
+        return [from_json(text, content) for text, content in zip(*columns, strict=True)]
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise IntegrityError(f"{name} has an annotation that cannot be read: {err}.") from err
+
+
+def _said(column: Any, truth: Sequence[Annotation], *, task: TaskSpec, name: str) -> list[Floats]:
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float64)
+    try:
+        found: list[Floats] = build_task(task).unpacked(flat, truth)
+    except ValueError as err:
+        raise IntegrityError(f"{name} does not have what is said of each text: {err}.") from err
+    return found
 
 
 def _probs(column: Any, *, n_labels: int, name: str) -> Floats:

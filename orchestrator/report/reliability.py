@@ -17,13 +17,14 @@ FRAME = Frame(width=460, height=400, left=52, right=20, top=34, bottom=84)
 HISTOGRAM = 30.0
 
 
-def reliability(bins: Bins, *, split: str, multi_label: bool) -> Safe:
+def reliability(bins: Bins, *, split: str, multi_label: bool, unit: str = "examples") -> Safe:
     """The figure.
 
     Args:
         bins: As `Task.details` gives them.
         split: The split's name.
         multi_label: Whether bins are over labels' probabilities rather than the top answer's.
+        unit: What the bins count.
     """
     total = sum(row["count"] for row in bins)
     if not total:
@@ -33,7 +34,7 @@ def reliability(bins: Bins, *, split: str, multi_label: bool) -> Safe:
     what = "label probabilities" if multi_label else "the answer's probability"
     note = (
         f"Each dot is one of {ECE_BINS} bins of {what} on {split}; on the diagonal, confidence "
-        "is honest. The bars below count the examples. ECE is the mean gap by count."
+        f"is honest. The bars below count the {unit}. ECE is the mean gap by count."
     )
     return figure(_title(error, lean), _drawing(bins, total, error), note=note)
 

@@ -14,11 +14,14 @@ from orchestrator.report.learning_curves import winner_curves
 from orchestrator.report.markup import Safe, el
 from orchestrator.report.predictions import Predictions
 from orchestrator.report.reliability import reliability
+from orchestrator.report.span_gallery import span_gallery
 from orchestrator.report.sweep_view import SweepView, TrialView
 from orchestrator.report.wording import MISSING, number, parameters, score, value
-from orchestrator.spec.parts import Contract, TextContract
+from orchestrator.spec.parts import Contract, TextContract, by_position
 from orchestrator.spec.record import PhaseRow, Record
 from orchestrator.tasks.task import build_task
+
+CALLED = {"token-classification": "kind of entity", "question-answering": "kind of question"}
 
 
 def winner_sheet(view: SweepView, preview: Preview | None) -> list[Safe]:
@@ -126,6 +129,8 @@ def _params(winner: TrialView, record: Record) -> Safe:
 
 
 def _input_text(contract: Contract) -> str:
+    if isinstance(contract, TextContract) and contract.overlap is not None:
+        return f"windows of {contract.size} tokens, which share {contract.overlap} with the next"
     if isinstance(contract, TextContract):
         return f"the first {contract.size} tokens"
     return (
@@ -136,11 +141,15 @@ def _input_text(contract: Contract) -> str:
 
 def _behaviour(predictions: Predictions, preview: Preview | None) -> list[Safe]:
     details = build_task(predictions.task).details(predictions.probs, predictions.truth)
-    split, labels = predictions.split, predictions.task.labels
+    split, kind = predictions.split, predictions.task.kind
+    labels = tuple(details.get("confusion_labels", predictions.task.labels))
     calibration = reliability(
-        details["reliability"], split=split, multi_label=predictions.multi_label
+        details["reliability"],
+        split=split,
+        multi_label=predictions.multi_label,
+        unit="words" if kind == "token-classification" else "examples",
     )
-    per_class = _per_class(details["per_class"], split)
+    per_class = _per_class(details["per_class"], split, CALLED.get(kind, "class"))
     matrix = (
         confusion_table(np.asarray(details["confusion"], np.int64), labels, split=split)
         if details["confusion"] is not None
@@ -149,13 +158,14 @@ def _behaviour(predictions: Predictions, preview: Preview | None) -> list[Safe]:
     return [
         el("div", matrix, calibration, class_="pairs"),
         per_class,
-        gallery(predictions, preview),
+        span_gallery(predictions) if by_position(kind) else gallery(predictions, preview),
     ]
 
 
-def _per_class(rows: Sequence[Mapping[str, Any]], split: str) -> Safe:
-    titles = ["precision", "recall", "f1", "roc_auc", "support"]
-    head = [el("th", "class", scope="col", data_sort="yes")]
+def _per_class(rows: Sequence[Mapping[str, Any]], split: str, called: str) -> Safe:
+    known = ("precision", "recall", "exact_match", "f1", "roc_auc", "support")
+    titles = [title for title in known if any(title in row for row in rows)]
+    head = [el("th", called, scope="col", data_sort="yes")]
     head += [el("th", t, scope="col", class_="num", data_sort="yes") for t in titles]
     body = [_class_row(row, titles) for row in rows]
     table = el(
@@ -163,24 +173,25 @@ def _per_class(rows: Sequence[Mapping[str, Any]], split: str) -> Safe:
         el("thead", el("tr", *head)),
         el("tbody", *body),
         class_="sortable bars",
-        aria_label="Metrics by class",
+        aria_label=f"Metrics by {called}",
     )
     return figure(
-        _weakest(rows),
-        scrolling(table, label="Metrics by class", class_="scroll tall"),
+        _weakest(rows, called),
+        scrolling(table, label=f"Metrics by {called}", class_="scroll tall"),
         note=f"On {split}.",
         class_="wide",
     )
 
 
-def _weakest(rows: Sequence[Mapping[str, Any]]) -> str:
+def _weakest(rows: Sequence[Mapping[str, Any]], called: str) -> str:
     seen = [row for row in rows if row["support"]]
     if len(seen) < 2:
-        return "Metrics by class"
+        return f"Metrics by {called}"
     weakest = min(seen, key=lambda row: float(row["f1"]))
+    recall = f", recall {score(weakest['recall'])}" if "recall" in weakest else ""
     return (
-        f"Weakest class: “{str(weakest['label'])[:40]}”, F1 {score(weakest['f1'])}, "
-        f"recall {score(weakest['recall'])} over {weakest['support']:,} examples"
+        f"Weakest {called}: “{str(weakest['label'])[:40]}”, F1 {score(weakest['f1'])}{recall} over "
+        f"{weakest['support']:,} examples"
     )
 
 

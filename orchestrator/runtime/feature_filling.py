@@ -7,10 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import ray
 import torch
 
 from orchestrator.data.examples import Examples
+from orchestrator.data.pieces import pieces_of
 from orchestrator.errors import IntegrityError
 from orchestrator.features.filling import compute_outputs, feature_key, search_rows
 from orchestrator.features.store import FeatureKey, FeatureStore
@@ -29,6 +32,10 @@ class Pass:
     input: Contract
     view: int
     augment: Augment = "none"
+
+    def rows(self, examples: Examples) -> npt.NDArray[np.int64]:
+        """The pieces of a data set that it is made for."""
+        return search_rows(pieces_of(examples, self.input))
 
     def key(self, examples: Examples, output: Output, precision: StoredPrecision) -> FeatureKey:
         """The store's key of one of its outputs."""
@@ -98,11 +105,10 @@ def fill_features(
         OSError: A part cannot be written. What is finished stays.
     """
     examples = open_examples(data)
-    n_rows = len(search_rows(examples))
     absent = [need for need in needs if not is_stored(store, need.key(examples))]
     jobs: dict[tuple[Pass, range], list[FeatureNeed]] = {}
     for need in absent:
-        for part in store.missing(need.key(examples), n_rows=n_rows):
+        for part in store.missing(need.key(examples), n_rows=len(need.source.rows(examples))):
             jobs.setdefault((need.source, part), []).append(need)
     task = _fill_part.options(num_cpus=cpus, num_gpus=gpus)
     done, total = 0, sum(len(part) for _, part in jobs)
@@ -132,7 +138,7 @@ def fill_features(
         for ref in waiting:
             ray.cancel(ref)
     for need in absent:
-        store.seal(need.key(examples), n_rows=n_rows)
+        store.seal(need.key(examples), n_rows=len(need.source.rows(examples)))
     return 1 - len(absent) / max(1, len(needs))
 
 
@@ -177,7 +183,7 @@ def _fill_part(needs: tuple[FeatureNeed, ...], part: range, work: _Work) -> None
         for values in compute_outputs(
             backbone,
             examples,
-            search_rows(examples)[part.start : part.stop],
+            source.rows(examples)[part.start : part.stop],
             [need.output for need in needs],
             contract=source.input,
             view=source.view,

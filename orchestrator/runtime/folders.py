@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
+from orchestrator.data.examples import Examples, Split
 from orchestrator.errors import IntegrityError, SweepLockedError
 from orchestrator.spec.durable import write_durably, write_json
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.frozen import Frozen
+from orchestrator.spec.parts import by_position
 from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
+from orchestrator.tasks.annotations import text_of, to_json
+from orchestrator.tasks.task import Said, Task, Truth
 
 
 class TrialStart(Frozen):
@@ -165,32 +168,39 @@ class SweepFolder:
 
 
 def write_predictions(
-    path: Path,
-    *,
-    rows: npt.NDArray[np.int64],
-    probs: npt.NDArray[np.floating[Any]],
-    targets: npt.NDArray[np.integer[Any]],
-    uris: list[str],
+    path: Path, *, task: Task, examples: Examples, split: Split, said: Said, truth: Truth
 ) -> None:
-    """Durably write probabilities beside the truth as an Arrow file.
+    """Durably write what a model says of a split beside the truth as an Arrow file.
 
     Args:
         path: The file.
-        rows: Examples of the data set, int64 [n].
-        probs: [n, C].
-        targets: Class numbers [n], or 0/1 [n, C].
-        uris: n names of the examples.
+        task: What is predicted.
+        examples: The data set.
+        split: Of it.
+        said: Of each of the split's examples, in order.
+        truth: Of each of them.
     """
-    positive = [[int(t)] if targets.ndim == 1 else np.flatnonzero(t).tolist() for t in targets]
+    rows = examples.indices(split)
+    numbers = [np.asarray(of_example, np.float32).ravel() for of_example in said]
     table = pa.table(
         {
             "example": pa.array(rows, pa.int64()),
-            "prob": pa.array(list(probs.astype(np.float32)), pa.list_(pa.float32())),
-            "target": pa.array(positive, pa.list_(pa.int32())),
-            "uri": pa.array(uris, pa.string()),
+            "prob": pa.array(numbers, pa.list_(pa.float32())),
+            **_true_columns(task, truth),
+            "uri": pa.array([examples.uri(int(row)) for row in rows], pa.string()),
         }
     )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     write_durably(path, sink.getvalue().to_pybytes())
+
+
+def _true_columns(task: Task, truth: Truth) -> dict[str, Any]:
+    """Class numbers; or annotations with their texts, so that a report can show them."""
+    if by_position(task.spec.kind):
+        texts = pa.array([text_of(annotation) for annotation in truth], pa.string())
+        notes = pa.array([to_json(annotation) for annotation in truth], pa.string())
+        return {"text": texts, "annotation": notes}
+    positive = [[int(t)] if truth.ndim == 1 else np.flatnonzero(t).tolist() for t in truth]
+    return {"target": pa.array(positive, pa.list_(pa.int32()))}

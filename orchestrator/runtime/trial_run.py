@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from orchestrator.data.pieces import truth_of
 from orchestrator.features.store import FeatureStore
 from orchestrator.runtime.folders import (
     SweepFolder,
@@ -26,6 +27,7 @@ from orchestrator.runtime.process_cache import open_examples
 from orchestrator.runtime.worker_io import Reporter, WorkerIO
 from orchestrator.spec.durable import file_digest
 from orchestrator.spec.record import EpochRow, PhaseRow, Placement, Record
+from orchestrator.tasks.task import build_task
 from orchestrator.training.checkpoint import newest_checkpoint, read_checkpoint
 from orchestrator.training.precision import resolve_precision
 from orchestrator.training.trial import TrialResult, run_trial
@@ -212,14 +214,16 @@ def _with_predictions(trial: TrialFolder, record: Record, data: Path) -> Record:
     checkpoint = read_checkpoint(trial.root / record.checkpoint)
     assert checkpoint is not None, "the checkpoint of the best epoch is gone"
     examples = open_examples(data)
-    rows = examples.indices("validation")
     path = trial.root / "validation.arrow"
+    task = build_task(record.experiment.task)
+    truth = truth_of(examples, "validation")
     write_predictions(
         path,
-        rows=rows,
-        probs=checkpoint.validation["probs"].numpy(),
-        targets=examples.targets()[rows],
-        uris=[examples.uri(int(i)) for i in rows],
+        task=task,
+        examples=examples,
+        split="validation",
+        said=task.unpacked(checkpoint.validation["probs"].numpy(), truth),
+        truth=truth,
     )
     weights = f"{record.checkpoint}/weights.safetensors"
     files = {path.name: file_digest(path), weights: file_digest(trial.root / weights)}

@@ -10,12 +10,13 @@ from typing import Any
 import ray
 import torch
 
+from orchestrator.data.pieces import truth_of
 from orchestrator.runtime.folders import SweepFolder, write_predictions
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
 from orchestrator.spec.record import Record
 from orchestrator.tasks.metrics import wilson_interval
 from orchestrator.tasks.task import build_task
-from orchestrator.training.evaluation import predict_probs, trained_network
+from orchestrator.training.evaluation import predict_split, trained_network
 from orchestrator.training.network import Network
 
 
@@ -68,29 +69,26 @@ def _test(folder: SweepFolder, winner: Record, threads: int) -> dict[str, Any]:
     started_s = time.monotonic()
     torch.set_num_threads(threads)
     examples = open_examples(folder / "data")
-    rows = examples.indices("test")
-    probs = predict_probs(
+    said = predict_split(
         winner_network(folder, winner),
         winner.experiment,
         examples,
-        rows,
+        "test",
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         threads=threads,
     )
-    task, targets = build_task(winner.experiment.task), examples.targets()[rows]
+    task = build_task(winner.experiment.task)
+    truth = truth_of(examples, "test")
     write_predictions(
-        folder / "test.arrow",
-        rows=rows,
-        probs=probs,
-        targets=targets,
-        uris=[examples.uri(int(row)) for row in rows],
+        folder / "test.arrow", task=task, examples=examples, split="test", said=said, truth=truth
     )
-    n_correct = int(task.correct(probs, targets).sum())
+    n, n_correct = len(truth), int(task.correct(said, truth).sum())
+    share = wilson_interval(n_correct, n)
     return {
         "trial": winner.trial,
-        "n": len(rows),
-        "metrics": task.metrics(probs.astype("float64"), targets),
-        "intervals": {"accuracy": list(wilson_interval(n_correct, len(rows)))},
-        "details": task.details(probs, targets),
+        "n": n,
+        "metrics": task.metrics(said, truth),
+        "intervals": {} if task.share is None else {task.share: list(share)},
+        "details": task.details(said, truth),
         "seconds": time.monotonic() - started_s,
     }

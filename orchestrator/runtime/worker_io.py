@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from orchestrator.data.pieces import pieces_of
 from orchestrator.errors import IntegrityError
 from orchestrator.features.filling import feature_key, search_rows
 from orchestrator.features.store import FeatureKey, Features, FeatureStore, Float32, Values
@@ -63,7 +64,7 @@ class WorkerIO:
         self._experiment, self._folder = experiment, folder
         self._store = store
         self._reporter = reporter
-        self._rows = search_rows(self.examples)
+        self._rows = search_rows(pieces_of(self.examples, experiment.input))
         self._found: dict[FeatureKey, Features] = {}
         self._last_step_s = 0.0
 

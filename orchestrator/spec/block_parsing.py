@@ -19,7 +19,7 @@ from orchestrator.spec.clip_models import BEST_FOR as CLIPS
 from orchestrator.spec.clip_models import is_clip
 from orchestrator.spec.fault_messages import as_faults, sentence
 from orchestrator.spec.locations import absolute
-from orchestrator.spec.parts import BackboneSpec, Modality
+from orchestrator.spec.parts import BackboneSpec, Modality, TaskKind, modality_of
 from orchestrator.spec.pretraining import Pretraining
 from orchestrator.spec.pretraining_parsing import parse_pretraining
 from orchestrator.spec.prompts import read_label_set
@@ -35,7 +35,12 @@ from orchestrator.spec.text_encoders import (
     encoder_config,
     longest_input,
 )
-from orchestrator.spec.vetted import ONLY_FOR, with_defaults
+from orchestrator.spec.vetted import (
+    ONCE_A_TEXT,
+    ONLY_FOR,
+    belongs_to,
+    with_defaults,
+)
 
 RANGE_KINDS = ("log", "uniform", "int")
 MOST = 1e300  # no bound of a range is larger; infinities are not
@@ -50,29 +55,33 @@ TOGETHER = (
 )
 
 
-def common_parameters(modality: Modality) -> set[str]:
-    """Every parameter that some strategy has for a kind of input, the ones `defaults` may set."""
-    return {name for cls in STRATEGIES.values() for name in _parameters(cls, modality)}
+def common_parameters(task: TaskKind) -> set[str]:
+    """Every parameter that some strategy has for a task, the ones `defaults` may set."""
+    return {name for cls in STRATEGIES.values() for name in _parameters(cls, task)}
 
 
-def no_such_parameter(name: object, allowed: Collection[str], modality: Modality) -> str:
+def no_such_parameter(name: object, allowed: Collection[str], task: TaskKind) -> str:
     """Why `defaults` may not set `name`."""
-    elsewhere = of_another_task(name, modality)
+    elsewhere = of_another_task(name, task)
     return elsewhere or f"no strategy has this parameter.{nearest(name, allowed)}"
 
 
-def of_another_task(name: object, modality: Modality) -> str:
-    """Why a parameter that another kind of input has is refused; empty where it is none."""
+def of_another_task(name: object, task: TaskKind) -> str:
+    """Why a parameter that other tasks have is refused; empty where it is none."""
+    modality = modality_of(task)
     owner = ONLY_FOR.get(str(name), modality)
-    if owner == modality:
-        return ""
-    return f"{name} is for {owner} tasks, and this one is for {modality}s. Leave it out"
+    if owner != modality:
+        return f"{name} is for {owner} tasks, and this one is for {modality}s. Leave it out"
+    if not belongs_to(str(name), task):
+        answered = "once for each input" if name in ONCE_A_TEXT else "for every token"
+        return f"{name} is for tasks that answer {answered}. Leave it out"
+    return ""
 
 
 def parse_block(
     raw: Any,
     *,
-    modality: Modality,
+    task: TaskKind,
     defaults: Mapping[str, Any],
     key: str,
     base: Path,
@@ -82,7 +91,7 @@ def parse_block(
 
     Args:
         raw: What stands under `search`.
-        modality: What the task's inputs are.
+        task: What is predicted.
         defaults: The spec's `defaults`: parameters of every block that has them.
         key: Where it stands, for messages.
         base: The folder that weights paths are relative to.
@@ -99,14 +108,14 @@ def parse_block(
         hint = nearest(name, STRATEGY_NAMES) if name is not None else ""
         faults.append(Fault(f"{key}.strategy", f"{told} {listing(STRATEGY_NAMES)}.{hint}"))
         return None
-    before = len(faults)
+    before, modality = len(faults), modality_of(task)
     then = _then(raw, key, faults) if name == DOMAIN_ADAPTIVE else None
     if name == DOMAIN_ADAPTIVE and then is None:
         return None
     cls, own = STRATEGIES[then or name], ("then", "pretraining") if then else ()
-    allowed = ["backbone", *own, *_parameters(cls, modality)]
+    allowed = ["backbone", *own, *_parameters(cls, task)]
     faults += [
-        Fault(f"{key}.{k}", _unknown(name, k, allowed, modality))
+        Fault(f"{key}.{k}", _unknown(name, k, allowed, task))
         for k in raw
         if k not in ("strategy", *allowed)
     ]
@@ -115,7 +124,7 @@ def parse_block(
     backbone = parse_backbones(raw.get("backbone"), written, faults)
     if backbone is not None:
         dims["backbone"] = backbone
-    for parameter in _parameters(cls, modality):
+    for parameter in _parameters(cls, task):
         if parameter in raw:
             where, value = f"{key}.{parameter}", raw[parameter]
         elif parameter in defaults:
@@ -125,8 +134,9 @@ def parse_block(
         if parameter == "descriptions":
             value = _described(value, base, where, faults)
         dim = _dimension(cls, parameter, value, where, faults)
-        if dim is not None and modality == "image" and "mean" in dim.extremes:
-            faults.append(Fault(where, "mean is for text tasks. Use last or multi-scale"))
+        wrong = _wrong_pooling(parameter, dim, modality)
+        if wrong:
+            faults.append(Fault(where, wrong))
         elif dim is not None:
             dims[parameter] = dim
     pretraining = _pretraining(raw, dims, modality, key, base, faults) if then else None
@@ -137,6 +147,7 @@ def parse_block(
         faults += _depth_faults(block, key) + _length_faults(block, key)
         faults += _adapter_faults(block, key)
         faults += _text_head_faults(block, key)
+        faults += _overlap_faults(block, key)
         faults += _combination_faults(block, key)
     return block if len(faults) == before else None
 
@@ -183,20 +194,29 @@ def _pretraining(
     )
 
 
-def _parameters(cls: type[StrategyParams], modality: Modality) -> list[str]:
+def _parameters(cls: type[StrategyParams], task: TaskKind) -> list[str]:
     return [
         name
         for name in cls.model_fields
-        if name != "strategy"
-        and ONLY_FOR.get(name, modality) == modality
-        and (cls.only is None or name in cls.only)
+        if name != "strategy" and belongs_to(name, task) and (cls.only is None or name in cls.only)
     ]
 
 
-def _unknown(strategy: str, name: object, allowed: Sequence[str], modality: Modality) -> str:
-    if elsewhere := of_another_task(name, modality):
+def _wrong_pooling(parameter: str, dim: Dimension | None, modality: Modality) -> str:
+    """Why a pooling cannot be had for a kind of input; empty where it can."""
+    if parameter != "pooling" or dim is None:
+        return ""
+    if "none" in dim.extremes:
+        return "none is what tasks have that answer for every token. Use last, mean or multi-scale"
+    if modality == "image" and "mean" in dim.extremes:
+        return "mean is for text tasks. Use last or multi-scale"
+    return ""
+
+
+def _unknown(strategy: str, name: object, allowed: Sequence[str], task: TaskKind) -> str:
+    if elsewhere := of_another_task(name, task):
         return elsewhere
-    owners = [s for s, cls in STRATEGIES.items() if name in _parameters(cls, modality)]
+    owners = [s for s, cls in STRATEGIES.items() if name in _parameters(cls, task)]
     belongs = f" It belongs to {listing(owners)}." if owners else ""
     return f"{strategy} has no such parameter.{nearest(name, allowed)}{belongs}"
 
@@ -384,6 +404,21 @@ def _length_faults(block: Block, key: str) -> list[Fault]:
             told = f"{max(longest)} is more than the {most} tokens that {spec.name} takes"
             faults.append(Fault(f"{key}.max_length", f"{told}. Use at most {most}"))
     return faults
+
+
+def _overlap_faults(block: Block, key: str) -> list[Fault]:
+    """`overlap` beyond half of the shortest windows."""
+    overlap, length = block.dimensions.get("overlap"), block.dimensions.get("max_length")
+    shared = [value for value in overlap.extremes if value is not None] if overlap else []
+    if not shared:
+        return []
+    backbones = map(BackboneSpec.model_validate, block.dimensions["backbone"].extremes)
+    sizes = [facts_of(spec).input.size for spec in backbones]
+    sizes += [value for value in length.extremes if value is not None] if length else []
+    if max(shared) <= min(sizes) // 2:
+        return []
+    told = f"{max(shared)} is more than half of the {min(sizes)} tokens of a window"
+    return [Fault(f"{key}.overlap", f"{told}. Use at most {min(sizes) // 2}")]
 
 
 def _combination_faults(block: Block, key: str) -> list[Fault]:

@@ -16,17 +16,22 @@ class DataSpec(Frozen):
 
     A location is a class-per-folder tree, a CSV, Parquet or JSONL manifest, a folder written by
     `datasets.save_to_disk`, a data set on the hub (`hub:owner/name`), or an fsspec URI to one of
-    the file kinds.
+    the file kinds. Words are tagged in a CoNLL file, or in a table of lists (`tokens`, `tags`);
+    questions are asked in a SQuAD file, or in a table of `question`, `context` and `answers`.
     """
 
     train: str
     validation: SplitFraction | str = 0.15
     test: str | None = None
     input_column: str | None = Field(
-        None, description="manifest column with the path or bytes; found by name when not given"
+        None,
+        description="manifest column with the path, bytes, text, words or context; found by name "
+        "when not given",
     )
     label_column: str | None = Field(
-        None, description="manifest column with the label or labels; found by name when not given"
+        None,
+        description="manifest column with the label, labels, tags or answers; found by name when "
+        "not given",
     )
     label_separator: str = Field(
         "|", min_length=1, description="between the labels of a multi-label text cell"

@@ -19,7 +19,13 @@ from orchestrator.spec.data import DataSpec
 from orchestrator.spec.fault_messages import as_faults, validated
 from orchestrator.spec.frozen import canonical_json
 from orchestrator.spec.locations import absolute
-from orchestrator.spec.parts import Modality, ObjectiveSpec, TaskKind, is_multilabel, modality_of
+from orchestrator.spec.parts import (
+    ObjectiveSpec,
+    TaskKind,
+    by_position,
+    is_multilabel,
+    metrics_of,
+)
 from orchestrator.spec.reading import read_spec_file, with_overrides
 from orchestrator.spec.search_space import Block, Range, is_number
 from orchestrator.spec.strategy import FineTuning
@@ -132,7 +138,9 @@ def _sections(raw: Mapping[str, Any], base: Path, faults: list[Fault]) -> dict[s
     for key, model in SECTIONS.items():
         if raw.get(key) is None:
             continue
-        value = objective_from(raw[key]) if key == "objective" else raw[key]
+        value = raw[key]
+        if key == "objective":
+            value = objective_from(value, _task(raw.get("task")))
         if not isinstance(value, Mapping):
             fields = listing(model.model_fields)
             faults.append(Fault(key, f"{shown(value)} is no section. Expected keys: {fields}"))
@@ -153,10 +161,10 @@ def _blocks(
     if not isinstance(defaults, Mapping):
         faults.append(Fault("defaults", f"{shown(defaults)} is no section of parameter: value"))
         defaults = {}
-    modality = _modality(raw.get("task"))
-    allowed = common_parameters(modality)
+    task = _task(raw.get("task"))
+    allowed = common_parameters(task)
     faults += [
-        Fault(f"defaults.{k}", no_such_parameter(k, allowed, modality))
+        Fault(f"defaults.{k}", no_such_parameter(k, allowed, task))
         for k in defaults
         if k not in allowed
     ]
@@ -169,7 +177,7 @@ def _blocks(
     blocks = [
         parse_block(
             item,
-            modality=modality,
+            task=task,
             defaults=defaults,
             key=f"search[{n}]",
             base=base,
@@ -185,9 +193,10 @@ def _blocks(
     return (*found, *twins), seed
 
 
-def _modality(task: Any) -> Modality:
-    """What the task's inputs are; images while it is not known."""
-    return modality_of(task) if task in get_args(TaskKind) else "image"
+def _task(task: Any) -> TaskKind:
+    """The task as written; while it is not known, the first of all."""
+    kinds: tuple[TaskKind, ...] = get_args(TaskKind)
+    return task if task in kinds else kinds[0]
 
 
 def _whole(
@@ -199,6 +208,7 @@ def _whole(
     faults: list[Fault],
 ) -> SweepSpec | None:
     content = {
+        "objective": {"metric": metrics_of(_task(raw.get("task")))[0]},
         **{k: raw[k] for k in ("name", "task") if raw.get(k) is not None},
         **sections,
         "search": blocks,
@@ -227,6 +237,10 @@ def _storage(raw: Any, base: Path, faults: list[Fault]) -> str:
 def _cross_faults(spec: SweepSpec) -> list[Fault]:
     """Faults that lie between sections."""
     faults = []
+    measured = metrics_of(spec.task)
+    if spec.objective.metric not in measured:
+        told = f"{spec.objective.metric} is not measured for {spec.task}"
+        faults.append(Fault("objective.metric", f"{told}. Use one of {listing(measured)}"))
     if spec.tuner.searcher == "grid":
         faults += [
             Fault(
@@ -244,7 +258,10 @@ def _cross_faults(spec: SweepSpec) -> list[Fault]:
         if issubclass(block.params_class, FineTuning)
         for value in block.dimensions["backbone"].extremes
     }
-    if spec.screen is not None and spec.screen.keep >= len(tuned):
+    if spec.screen is not None and by_position(spec.task):
+        told = f"ranks backbones by features of whole texts, which {spec.task} has none of"
+        faults.append(Fault("screen", f"{told}. Leave it out: every backbone is fine-tuned"))
+    elif spec.screen is not None and spec.screen.keep >= len(tuned):
         faults.append(
             Fault(
                 "screen.keep",

@@ -13,15 +13,41 @@ TaskKind = Literal[
     "image-multilabel-classification",
     "text-classification",
     "text-multilabel-classification",
+    "token-classification",
+    "question-answering",
     "zero-shot-image-classification",
 ]
 Modality = Literal["image", "text"]
-Metric = Literal["accuracy", "f1_macro", "roc_auc", "log_loss", "ece"]
+Metric = Literal[
+    "accuracy",
+    "f1_macro",
+    "roc_auc",
+    "log_loss",
+    "ece",
+    "f1_entity",
+    "precision_entity",
+    "recall_entity",
+    "exact_match",
+    "f1_span",
+]
 Runtime = Literal["auto", "onnx", "torch"]
 Interpolation = Literal["bilinear", "bicubic"]
 Resize = Literal["shortest", "squash"]
 
 LOWER_IS_BETTER: frozenset[str] = frozenset({"log_loss", "ece"})
+
+_CLASSIFICATION: tuple[Metric, ...] = ("f1_macro", "accuracy", "roc_auc", "log_loss", "ece")
+_OF_SPANS: dict[str, tuple[Metric, ...]] = {
+    "token-classification": (
+        "f1_entity",
+        "precision_entity",
+        "recall_entity",
+        "accuracy",
+        "log_loss",
+        "ece",
+    ),
+    "question-answering": ("f1_span", "exact_match"),
+}
 
 
 def modality_of(kind: TaskKind) -> Modality:
@@ -34,11 +60,41 @@ def is_multilabel(kind: TaskKind) -> bool:
     return kind.endswith("-multilabel-classification")
 
 
+def by_position(kind: TaskKind) -> bool:
+    """Whether the head answers for every token of a text, rather than once for all of it."""
+    return kind in _OF_SPANS
+
+
+def has_label_sets(kind: TaskKind) -> bool:
+    """Whether an example counts under any number of labels: its own, or its entities' kinds."""
+    return is_multilabel(kind) or kind == "token-classification"
+
+
+def metrics_of(kind: TaskKind) -> tuple[Metric, ...]:
+    """What is measured for a task; the first is the objective where none is given."""
+    return _OF_SPANS.get(kind, _CLASSIFICATION)
+
+
 class TaskSpec(Frozen):
-    """What is predicted: the kind of answer and its labels, in the order of the outputs."""
+    """What is predicted: the kind of answer and its labels.
+
+    The labels of a token classification are the kinds of entity; those of question answering are
+    `answer` and, where a question may have none, `no answer`.
+    """
 
     kind: TaskKind
     labels: tuple[str, ...]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What each output of the head stands for: a label, a tag, or an end of the answer."""
+        match self.kind:
+            case "token-classification":
+                return ("O", *(f"{place}-{kind}" for kind in self.labels for place in "BI"))
+            case "question-answering":
+                return ("start", "end")
+            case _:
+                return self.labels
 
 
 class BackboneSpec(Frozen):
@@ -81,12 +137,16 @@ class TextContract(Frozen):
     """How a text must be prepared for an encoder.
 
     It is tokenized, cut to `size` tokens, the special ones that begin and end it included, and
-    padded to the longest of its batch.
+    padded to the longest of its batch. With an `overlap` nothing is lost: a text of more tokens is
+    several inputs, windows that share so many tokens with the next.
     """
 
     size: int = Field(ge=8, le=65_536, description="tokens of the longest input")
     tokenizer: str = Field(description="digest of the tokenizer")
     pad: int = Field(ge=0, description="token that fills a batch's shorter texts")
+    overlap: int | None = Field(
+        None, ge=0, description="tokens that neighbouring windows share; None for one input a text"
+    )
 
 
 Contract = InputContract | TextContract

@@ -28,7 +28,7 @@ Augment = Literal["none", "light", "standard", "trivial"]
 BatchNorm = Literal["frozen", "adapt"]
 Adapter = Literal["none", "lora"]
 WarmUp = Literal["bank", "own"]
-Pooling = Literal["last", "mean", "multi-scale"]
+Pooling = Literal["last", "mean", "multi-scale", "none"]
 Views = Literal["fresh", 1, 2, 4, 8]
 StoredPrecision = Literal["fp32", "fp16"]
 
@@ -73,7 +73,8 @@ class StrategyParams(Frozen):
     pooling: Pooling = Field(
         "last",
         description="features of the last stage as the library's own classifier reads them, their "
-        "mean over positions, or mean and max of every stage",
+        "mean over positions, or mean and max of every stage; none for tasks that answer for every "
+        "token",
     )
 
     optimizer: Optimizer = Field("adamw", description="sgd (momentum 0.9, Nesterov), adam or adamw")
@@ -135,6 +136,11 @@ class StrategyParams(Frozen):
     )
     max_length: Annotated[int, Field(ge=8, le=65_536)] | None = Field(
         None, description="tokens of the longest text; 256, or the encoder's own most, if less"
+    )
+    overlap: Annotated[int, Field(ge=0, le=65_536)] | None = Field(
+        None,
+        description="tokens that neighbouring windows of a long text share; a quarter of "
+        "max_length when not given",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on GPUs that have it, else fp32"

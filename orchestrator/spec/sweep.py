@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.durable import file_digest
 from orchestrator.spec.frozen import Frozen, digest_of
-from orchestrator.spec.parts import LOWER_IS_BETTER, ObjectiveSpec, TaskKind
+from orchestrator.spec.parts import LOWER_IS_BETTER, ObjectiveSpec, TaskKind, metrics_of
 from orchestrator.spec.pretraining import CorpusSpec
 from orchestrator.spec.search_space import Block
 
@@ -171,10 +171,10 @@ def _weights_identity(weights: str) -> str:
     return file_digest(Path(weights))
 
 
-def objective_from(raw: Any) -> Any:
-    """`mode` filled in from the metric where the user left it out."""
-    if isinstance(raw, dict) and "mode" not in raw:
-        metric = raw.get("metric")
-        lower = isinstance(metric, str) and metric in LOWER_IS_BETTER
-        return {**raw, "mode": "min" if lower else "max"}
-    return raw
+def objective_from(raw: Any, task: TaskKind) -> Any:
+    """The metric filled in from the task, and `mode` from the metric, where they are left out."""
+    if not isinstance(raw, dict):
+        return raw
+    given = {"metric": metrics_of(task)[0], **raw}
+    lower = isinstance(given["metric"], str) and given["metric"] in LOWER_IS_BETTER
+    return {"mode": "min" if lower else "max", **given}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.spec.parts import Modality
+from orchestrator.spec.parts import Modality, TaskKind, by_position, modality_of
 from orchestrator.spec.strategy import LORA_SHAPE, STRATEGIES, Adapter
 
 # Parameters that one kind of input alone has.
@@ -25,7 +25,11 @@ ONLY_FOR: dict[str, Modality] = {
     "descriptions": "image",
     "wise_ft": "image",
     "max_length": "text",
+    "overlap": "text",
 }
+# Parameters of text tasks that answer for every token, and of those that answer once for a text.
+BY_POSITION = frozenset({"overlap"})
+ONCE_A_TEXT = frozenset({"pooling", "views", "predict_views"})
 
 # Where the vetted default for texts is another: the facts table's transformer column.
 _TEXT: dict[str, Any] = {
@@ -64,6 +68,14 @@ LORA_DEFAULTS: dict[str, Any] = {
     "head_lr": 4e-4,
     "stage_decay": None,
 }
+
+
+def belongs_to(parameter: str, task: TaskKind) -> bool:
+    """Whether a parameter means anything for a task."""
+    owner = ONLY_FOR.get(parameter)
+    if owner is not None and owner != modality_of(task):
+        return False
+    return parameter not in (ONCE_A_TEXT if by_position(task) else BY_POSITION)
 
 
 def defaults_for(strategy: str, modality: Modality, adapter: Adapter = "none") -> dict[str, Any]:

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from orchestrator.spec.parts import TaskSpec, is_multilabel
+from orchestrator.spec.parts import TaskSpec, by_position, is_multilabel
 from orchestrator.spec.strategy import StrategyParams
-from orchestrator.tasks.metrics import Ints
+from orchestrator.tasks.annotations import IGNORED, OUT_OF_REACH
+from orchestrator.tasks.metrics import Floats, Ints
 
 # x^γ has an infinite slope at 0 for γ < 1: a certain answer would make the gradient NaN.
 _LEAST_DOUBT = 1e-7
@@ -92,6 +93,86 @@ class Loss:
         if self.class_weights is not None:
             terms = terms * (1 + (self.class_weights - 1) * targets)
         return terms.mean(dim=-1)
+
+
+class TagLoss(Loss):
+    """The loss of tagging: that of every labelled token, summed over an input.
+
+    Targets are tag numbers int64 [N, L], IGNORED where a token has none.
+
+    Args:
+        words_each: Labelled tokens of an input, on average over the training inputs: they divide
+            the sum, so that the mean over an epoch is the mean over its words.
+    """
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        params: StrategyParams,
+        *,
+        class_weights: Tensor | None,
+        words_each: float,
+    ) -> None:
+        super().__init__(task, params, class_weights=class_weights)
+        self.words_each = words_each
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each input: float32 [N]."""
+        labelled = targets != IGNORED
+        truth = F.one_hot(targets.clamp(min=0), logits.shape[-1]).float()
+        each = self._categorical(logits.float(), truth)
+        return torch.where(labelled, each, 0).sum(dim=-1) / self.words_each
+
+
+class SpanLoss(Loss):
+    """The loss of a span: the mean of those of its start and its end, each one position of many.
+
+    Targets are float32 [N, L, 2]: distributions over positions, OUT_OF_REACH where no answer can
+    start or end.
+    """
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each input: float32 [N]."""
+        out = targets == OUT_OF_REACH
+        truth, within = targets.masked_fill(out, 0), (~out).float()
+        smoothed = truth * (1 - self.smoothing)
+        smoothed = smoothed + self.smoothing * within / within.sum(dim=1, keepdim=True)
+        log_probs = F.log_softmax(logits.float().masked_fill(out, -torch.inf), dim=1)
+        log_probs = log_probs.masked_fill(out, 0)
+        terms = -smoothed * log_probs
+        if self.focuses:
+            terms = terms * (1 - log_probs.exp()).clamp(min=_LEAST_DOUBT) ** self.gamma
+        return terms.sum(dim=1).mean(dim=-1)
+
+
+def build_loss(
+    task: TaskSpec,
+    params: StrategyParams,
+    *,
+    class_weights: Tensor | None,
+    words_each: float = 1.0,
+) -> Loss:
+    """The loss that a task is learnt by."""
+    match task.kind:
+        case "token-classification":
+            return TagLoss(task, params, class_weights=class_weights, words_each=words_each)
+        case "question-answering":
+            return SpanLoss(task, params, class_weights=None)
+        case _:
+            return Loss(task, params, class_weights=class_weights)
+
+
+def loss_targets(targets: Ints | Floats, task: TaskSpec) -> Tensor:
+    """Targets as the task's loss takes them."""
+    if by_position(task.kind):
+        return torch.from_numpy(targets)
+    return one_hot(targets, task)  # type: ignore[arg-type]
+
+
+def tag_weights(targets: Ints, n_tags: int) -> Tensor:
+    """Weight of each tag, inversely proportional to its frequency; `targets` are of words."""
+    counts = np.bincount(targets, minlength=n_tags).clip(min=1)
+    return torch.from_numpy(np.asarray(len(targets) / (n_tags * counts), np.float32))
 
 
 def one_hot(targets: Ints, task: TaskSpec) -> Tensor:

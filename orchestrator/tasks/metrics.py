@@ -19,6 +19,13 @@ ECE_BINS = 15
 _TINY = 1e-7
 
 
+def soft_max(logits: Floats) -> Floats:
+    """Logits [..., C] to probabilities that sum to 1."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probs: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probs
+
+
 def roc_auc_by_class(probs: Floats, truth: Ints) -> list[float | None]:
     """One-vs-rest area under the ROC curve of each class; None where a class has one value only.
 

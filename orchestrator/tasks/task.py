@@ -1,13 +1,18 @@
-"""A Task at work: logits to probabilities, probabilities to metrics and answers. No torch."""
+"""A Task at work: logits to probabilities, probabilities to metrics and answers. No torch.
+
+What a model says of N examples, and what is true of them, has a form of each task's own: for
+classification probabilities [N, C] and class numbers, for tasks that answer for every token a list
+with something for each example.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, assert_never
+from typing import Any, ClassVar, Protocol, assert_never
 
 import numpy as np
 
-from orchestrator.spec.parts import TaskSpec
+from orchestrator.spec.parts import Metric, TaskSpec
 from orchestrator.tasks.metrics import (
     Floats,
     Ints,
@@ -16,11 +21,19 @@ from orchestrator.tasks.metrics import (
     per_class_rows,
     reliability_bins,
     single_label_metrics,
+    soft_max,
 )
+from orchestrator.tasks.question_answering import QuestionAnswering
+from orchestrator.tasks.token_classification import TokenClassification
+
+Said = Any
+Truth = Any
 
 
 class Task(Protocol):
     """What training, evaluation and serving need to know about what is predicted."""
+
+    share: ClassVar[Metric | None]  # the metric that is the share of examples that are `correct`
 
     @property
     def spec(self) -> TaskSpec:
@@ -31,62 +44,84 @@ class Task(Protocol):
         """Width of the head's last layer."""
 
     def probabilities(self, logits: Floats) -> Floats:
-        """Logits [N, C] to probabilities [N, C]."""
+        """Logits [..., C] to what answers are made of: probabilities, where there are any."""
 
-    def metrics(self, probs: Floats, targets: Ints) -> dict[str, float]:
+    def metrics(self, said: Said, truth: Truth) -> dict[str, float]:
         """The scalar metrics, all finite, higher or lower better as their names say."""
 
-    def details(self, probs: Floats, targets: Ints) -> dict[str, Any]:
+    def details(self, said: Said, truth: Truth) -> dict[str, Any]:
         """Per-class table, confusion matrix and reliability bins, as plain JSON types."""
 
-    def correct(self, probs: Floats, targets: Ints) -> Ints:
+    def correct(self, said: Said, truth: Truth) -> Ints:
         """Whether each example is answered wholly right: 0/1 [N]."""
 
-    def answer(self, probs: Floats, *, top: int) -> dict[str, Any]:
-        """One example's probabilities [C] as what a caller is told."""
+    def answer(self, said: Any, *, top: int, of: Any = None) -> dict[str, Any]:
+        """What is said of one example, as a caller is told.
+
+        Args:
+            said: Of it.
+            top: How many of the likeliest labels or answers are told.
+            of: The text itself, where answers point into it.
+        """
+
+    def packed(self, said: Said) -> Floats:
+        """What is said of all examples as one array, to be kept."""
+
+    def unpacked(self, array: Floats, truth: Truth) -> Said:
+        """What `packed` took."""
+
+
+class _OnceAnExample:
+    """What is said is probabilities [N, C]: they are kept as they are."""
+
+    share: ClassVar[Metric | None] = "accuracy"
+
+    def packed(self, said: Floats) -> Floats:
+        return said
+
+    def unpacked(self, array: Floats, truth: Ints) -> Floats:
+        return array
 
 
 @dataclass(frozen=True)
-class SingleLabel:
+class SingleLabel(_OnceAnExample):
     """Exactly one of C labels; softmax. Targets are class numbers [N]."""
 
     spec: TaskSpec
 
     @property
     def n_outputs(self) -> int:
-        return len(self.spec.labels)
+        return len(self.spec.outputs)
 
     def probabilities(self, logits: Floats) -> Floats:
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probs: Floats = shifted / shifted.sum(axis=1, keepdims=True)
-        return probs
+        return soft_max(logits)
 
-    def metrics(self, probs: Floats, targets: Ints) -> dict[str, float]:
-        return single_label_metrics(probs, targets)
+    def metrics(self, said: Floats, truth: Ints) -> dict[str, float]:
+        return single_label_metrics(said.astype(np.float64), truth)
 
-    def details(self, probs: Floats, targets: Ints) -> dict[str, Any]:
+    def details(self, said: Floats, truth: Ints) -> dict[str, Any]:
         eye = np.eye(self.n_outputs, dtype=np.int64)
-        predicted = probs.argmax(axis=1)
+        predicted = said.argmax(axis=1)
         return {
-            "per_class": per_class_rows(eye[predicted], eye[targets], probs, self.spec.labels),
-            "confusion": confusion_matrix(predicted, targets, self.n_outputs).tolist(),
-            "reliability": reliability_bins(probs.max(axis=1), predicted == targets),
+            "per_class": per_class_rows(eye[predicted], eye[truth], said, self.spec.labels),
+            "confusion": confusion_matrix(predicted, truth, self.n_outputs).tolist(),
+            "reliability": reliability_bins(said.max(axis=1), predicted == truth),
         }
 
-    def correct(self, probs: Floats, targets: Ints) -> Ints:
-        hits: Ints = (probs.argmax(axis=1) == targets).astype(np.int64)
+    def correct(self, said: Floats, truth: Ints) -> Ints:
+        hits: Ints = (said.argmax(axis=1) == truth).astype(np.int64)
         return hits
 
-    def answer(self, probs: Floats, *, top: int) -> dict[str, Any]:
-        order = np.argsort(-probs, kind="stable")[:top]
+    def answer(self, said: Floats, *, top: int, of: Any = None) -> dict[str, Any]:
+        order = np.argsort(-said, kind="stable")[:top]
         return {
             "label": self.spec.labels[int(order[0])],
-            "probabilities": {self.spec.labels[int(c)]: float(probs[c]) for c in order},
+            "probabilities": {self.spec.labels[int(c)]: float(said[c]) for c in order},
         }
 
 
 @dataclass(frozen=True)
-class MultiLabel:
+class MultiLabel(_OnceAnExample):
     """Any subset of C labels; a sigmoid each. Targets are 0/1 [N, C]."""
 
     spec: TaskSpec
@@ -94,34 +129,34 @@ class MultiLabel:
 
     @property
     def n_outputs(self) -> int:
-        return len(self.spec.labels)
+        return len(self.spec.outputs)
 
     def probabilities(self, logits: Floats) -> Floats:
         small = np.exp(-np.abs(logits))  # in (0, 1]: no overflow, and no rare label tied at 0
         probs: Floats = np.where(logits >= 0, 1, small) / (1 + small)
         return probs
 
-    def metrics(self, probs: Floats, targets: Ints) -> dict[str, float]:
-        return multi_label_metrics(probs, targets)
+    def metrics(self, said: Floats, truth: Ints) -> dict[str, float]:
+        return multi_label_metrics(said.astype(np.float64), truth)
 
-    def details(self, probs: Floats, targets: Ints) -> dict[str, Any]:
-        predicted = (probs >= self.threshold).astype(np.int64)
-        truth = targets.astype(np.int64)
+    def details(self, said: Floats, truth: Ints) -> dict[str, Any]:
+        predicted = (said >= self.threshold).astype(np.int64)
+        true = truth.astype(np.int64)
         return {
-            "per_class": per_class_rows(predicted, truth, probs, self.spec.labels),
+            "per_class": per_class_rows(predicted, true, said, self.spec.labels),
             "confusion": None,
-            "reliability": reliability_bins(probs.ravel(), truth.ravel().astype(bool)),
+            "reliability": reliability_bins(said.ravel(), true.ravel().astype(bool)),
         }
 
-    def correct(self, probs: Floats, targets: Ints) -> Ints:
-        hits: Ints = ((probs >= self.threshold) == (targets == 1)).all(axis=1).astype(np.int64)
+    def correct(self, said: Floats, truth: Ints) -> Ints:
+        hits: Ints = ((said >= self.threshold) == (truth == 1)).all(axis=1).astype(np.int64)
         return hits
 
-    def answer(self, probs: Floats, *, top: int) -> dict[str, Any]:
-        order = np.argsort(-probs, kind="stable")
+    def answer(self, said: Floats, *, top: int, of: Any = None) -> dict[str, Any]:
+        order = np.argsort(-said, kind="stable")
         return {
-            "labels": [self.spec.labels[int(c)] for c in order if probs[c] >= self.threshold],
-            "probabilities": {self.spec.labels[int(c)]: float(probs[c]) for c in order[:top]},
+            "labels": [self.spec.labels[int(c)] for c in order if said[c] >= self.threshold],
+            "probabilities": {self.spec.labels[int(c)]: float(said[c]) for c in order[:top]},
         }
 
 
@@ -132,5 +167,9 @@ def build_task(spec: TaskSpec) -> Task:
             return SingleLabel(spec)
         case "image-multilabel-classification" | "text-multilabel-classification":
             return MultiLabel(spec)
+        case "token-classification":
+            return TokenClassification(spec)
+        case "question-answering":
+            return QuestionAnswering(spec)
         case _:
             assert_never(spec.kind)

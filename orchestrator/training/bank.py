@@ -6,6 +6,9 @@ averaging, class weights, epochs and seeds differ from head to head; what must b
 batches, dropped units and initial weights are drawn from its own seed. A head that has ended, or
 diverged, leaves the bank, and the others go on.
 
+Heads that answer for every token are not stacked: a batch of positions is large enough by itself.
+A bank of such heads is trials, one after the other, on the same stored hidden states.
+
 Fusing trials along an axis: Wang et al., HFTA (MLSys 2021).
 """
 
@@ -33,12 +36,12 @@ from orchestrator.tasks.losses import Loss, balanced_class_weights, one_hot
 from orchestrator.tasks.task import build_task
 from orchestrator.training.bank_optimizer import BankOptimizer
 from orchestrator.training.checkpoint import folder_name, write_checkpoint
-from orchestrator.training.io import TrialIO
+from orchestrator.training.io import Decision, TrialIO
 from orchestrator.training.param_groups import head_groups
 from orchestrator.training.phases import Phase, compile_phases
 from orchestrator.training.precision import autocast, resolve_precision
 from orchestrator.training.sources import drawn_views, read_by_view
-from orchestrator.training.trial import TrialResult, fit_standardize, run_zero_shot
+from orchestrator.training.trial import TrialResult, fit_standardize, run_trial, run_zero_shot
 
 VALIDATION_ROWS = 1024
 CHECK_STEPS = 20
@@ -91,7 +94,7 @@ def phase_of(experiment: Experiment) -> Phase:
 
 def head_numbers(experiment: Experiment, n_features: int) -> int:
     """How many numbers an experiment's head has."""
-    strategy, n_outputs = experiment.strategy, len(experiment.task.labels)
+    strategy, n_outputs = experiment.strategy, len(experiment.task.outputs)
     if strategy.head != "mlp":
         return (n_features + 1) * n_outputs
     return (n_features + 1) * strategy.hidden + (strategy.hidden + 1) * n_outputs
@@ -120,11 +123,58 @@ def run_bank(
     """
     if isinstance(experiments[0].strategy, ZeroShot):
         return [run_zero_shot(each, io, checkpoints(each)) for each in experiments]
+    if experiments[0].strategy.pooling == "none":
+        return _one_by_one(experiments, io, checkpoints, on_epoch, stopped_by)
     results = _Bank(experiments, io).run(on_epoch, stopped_by)
     for member in results:
         if member.best is not None:
             member.write_best(checkpoints(member.experiment))
     return [member.result() for member in results]
+
+
+def _one_by_one(
+    experiments: Sequence[Experiment],
+    io: TrialIO,
+    checkpoints: Callable[[Experiment], Path],
+    on_epoch: Callable[[int, int, int], None],
+    stopped_by: Callable[[], str | None],
+) -> list[TrialResult]:
+    results: list[TrialResult] = []
+    for number, experiment in enumerate(experiments):
+        n_epochs, n_left = experiment.strategy.epochs, len(experiments) - number
+
+        def report(row: EpochRow, n_epochs: int = n_epochs, n_left: int = n_left) -> str | None:
+            on_epoch(row.epoch, n_epochs, n_left)
+            return stopped_by()
+
+        results.append(run_trial(experiment, _MemberIO(io, checkpoints(experiment), report)))
+    return results
+
+
+class _MemberIO:
+    """The bank's surroundings for one of its trials, which reports to the bank."""
+
+    rank, world_size = 0, 1
+
+    def __init__(
+        self, io: TrialIO, checkpoints: Path, report: Callable[[EpochRow], str | None]
+    ) -> None:
+        self.device, self.threads, self.examples = io.device, io.threads, io.examples
+        self.checkpoints = checkpoints
+        self.backbone, self.parent_head = io.backbone, io.parent_head
+        self.features, self.stores, self.activations = io.features, io.stores, io.activations
+        self.label_embeddings = io.label_embeddings
+        self._report = report
+
+    def on_phase(self, phase: PhaseRow) -> None:
+        """A bank tells its own position."""
+
+    def on_step(self, step: int, n_steps: int, epoch: int, n_epochs: int) -> None:
+        """A bank tells its own position."""
+
+    def report(self, row: EpochRow, objective_best: float) -> tuple[Decision, str]:
+        reason = self._report(row)
+        return (Decision.STOP, reason) if reason else (Decision.CONTINUE, "")
 
 
 @dataclass(eq=False)
@@ -213,7 +263,7 @@ class _Bank:
         self.train = io.examples.indices("train")
         self.validation = io.examples.indices("validation")
         self.precision = resolve_precision(self.strategy.precision, io.device)
-        self.n_outputs = len(self.some.task.labels)
+        self.n_outputs = self.task.n_outputs
         n_features = io.features(self.train[:1]).shape[1]
         heads = [
             build_head(

@@ -42,9 +42,9 @@ class Network(Classifier):
 
         Args:
             phase: The phase.
-            cut: Where its inputs were stored; None for images.
+            cut: Where its inputs were stored; None for inputs and for pooled features.
         """
-        if phase.from_features:
+        if phase.from_features and self.pooling != "none":
             return self.head
         return self if cut is None else _Suffix(self, cut)
 

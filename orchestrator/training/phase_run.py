@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from orchestrator.data.pieces import pieces_of
 from orchestrator.errors import DivergedError
 from orchestrator.models.backbone import batch_norms
-from orchestrator.models.classifier import mean_over_views
+from orchestrator.models.classifier import flat, flat_width, mean_over_views
 from orchestrator.models.freezing import assert_frozen
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import PhaseRow
@@ -49,9 +50,8 @@ class PhaseRun:
         network.enter(phase)
         self.groups = param_groups(network, phase)
         self.optimizer = build_optimizer(phase, self.groups)
-        self._steps_per_epoch = -(
-            -len(io.examples.indices("train")) // experiment.strategy.batch_size
-        )
+        n_train = len(pieces_of(io.examples, experiment.input).indices("train"))
+        self._steps_per_epoch = -(-n_train // experiment.strategy.batch_size)
         self.schedule = build_schedule(phase, self.optimizer, steps_per_epoch=self._steps_per_epoch)
         self._source = build_source(experiment, phase, network.backbone, io, workers)
         self._module = network.module_for(phase, self._source.cut)
@@ -137,12 +137,14 @@ class PhaseRun:
         return mean, seen
 
     def validation_logits(self) -> Tensor:
-        """Outputs for this worker's share of the validation examples: float32 [n, C]."""
+        """Outputs for this worker's share of the validation inputs, flat: float32 [n, …]."""
         self._network.eval()
-        parts = [torch.empty((0, len(self._experiment.task.labels)), device=self._io.device)]
+        width = flat_width(self._experiment)
+        parts = [torch.empty((0, width), device=self._io.device)]
         with self.averaged(), torch.inference_mode(), self._accelerator.autocast():
             for views in self._source.validation():
-                parts.append(mean_over_views([self._module(inputs).float() for inputs in views]))
+                logits = mean_over_views([self._module(inputs).float() for inputs in views])
+                parts.append(flat(logits, width))
         return torch.cat(parts)
 
     def _step(self, batch: Batch) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from orchestrator.data.batches import epoch_batches
 from orchestrator.data.examples import Examples
 from orchestrator.data.inputs import Prepared, iterate_inputs, training_batches
+from orchestrator.data.pieces import pieces_of
 from orchestrator.features.network_inputs import network_inputs
 from orchestrator.features.store import Values
 from orchestrator.models import backbone as models
@@ -22,7 +23,8 @@ from orchestrator.models.backbone import Backbone, Prefix
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import TextContract
 from orchestrator.spec.strategy import Augment, StrategyParams
-from orchestrator.tasks.losses import one_hot
+from orchestrator.tasks.losses import loss_targets
+from orchestrator.tasks.task import build_task
 from orchestrator.training.io import TrialIO
 from orchestrator.training.mixing import mixed
 from orchestrator.training.phases import Phase
@@ -41,8 +43,8 @@ Inputs = models.Inputs | Prefix
 class Batch:
     """This worker's share of one global batch.
 
-    `targets` are float32 [n, C]; `n_global` counts the examples of all workers. A worker without a
-    share holds one example of weight 0.
+    `targets` are what the task's loss takes, first axis n; `n_global` counts the inputs of all
+    workers. A worker without a share holds one input of weight 0.
     """
 
     inputs: Inputs
@@ -79,22 +81,22 @@ class StoredSource:
     ) -> None:
         self._experiment, self._augment = experiment, augment
         self._io, self._workers = io, workers
-        self._targets = io.examples.targets()
+        self._truth = _Truth(experiment, io)
         self.cut: int | None = None
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        views = drawn_views(self._experiment.strategy, len(self._targets), epoch)
+        views = drawn_views(self._experiment.strategy, len(self._truth), epoch)
         batches = self._batches(epoch)
         for rows, weight, n_global in _shares(batches, self._workers):
             yield Batch(
                 inputs=self._read(rows, views[rows], self._augment),
-                targets=one_hot(self._targets[rows], self._experiment.task).to(self._io.device),
+                targets=self._truth.of(rows),
                 weight=weight,
                 n_global=n_global,
             )
 
     def validation(self) -> Iterator[list[Inputs]]:
-        for rows in _validation_batches(self._io, self._workers):
+        for rows in _validation_batches(self._experiment, self._io, self._workers):
             yield [
                 self._read(rows, np.full(len(rows), view), "none")
                 for view in range(self._experiment.strategy.predict_views)
@@ -158,7 +160,7 @@ class PreparedSource:
 
     def __init__(self, experiment: Experiment, phase: Phase, io: TrialIO, workers: Workers) -> None:
         self._experiment, self._phase, self._io, self._workers = experiment, phase, io, workers
-        self._targets = io.examples.targets()
+        self._truth = _Truth(experiment, io)
         self.cut: int | None = None
 
     def training(self, epoch: int) -> Iterator[Batch]:
@@ -169,7 +171,7 @@ class PreparedSource:
             self._io.examples,
             [rows for rows, _, _ in shares],
             contract=self._experiment.input,
-            view=drawn_views(strategy, len(self._targets), epoch),
+            view=drawn_views(strategy, len(self._truth), epoch),
             augment=self._phase.augment,
             fresh=(strategy.seed, epoch) if strategy.views == "fresh" else None,
             threads=self._io.threads,
@@ -177,8 +179,7 @@ class PreparedSource:
         for step, ((rows, prepared), (_, weight, n_global)) in enumerate(
             zip(decoded, shares, strict=True)
         ):
-            inputs = self._inputs(prepared)
-            targets = one_hot(self._targets[rows], self._experiment.task).to(self._io.device)
+            inputs, targets = self._inputs(prepared), self._truth.of(rows)
             if isinstance(inputs, Tensor):
                 inputs, targets = mixed(
                     inputs, targets, self._phase, seed=strategy.seed, epoch=epoch, step=step
@@ -186,7 +187,7 @@ class PreparedSource:
             yield Batch(inputs=inputs, targets=targets, weight=weight, n_global=n_global)
 
     def validation(self) -> Iterator[list[Inputs]]:
-        batches = _validation_batches(self._io, self._workers)
+        batches = _validation_batches(self._experiment, self._io, self._workers)
         for views in iterate_judged(
             self._io.examples, batches, self._experiment, threads=self._io.threads
         ):
@@ -215,14 +216,31 @@ def build_source(
 ) -> Source:
     """What is stored wherever a phase can start from it, the inputs themselves elsewhere.
 
-    Rank 0 decides for all whether activations are stored.
+    Heads on pooled features read these; heads on positions read the last stage's activations. Rank
+    0 decides for all whether activations are stored.
     """
-    if phase.from_features:
+    if phase.from_features and experiment.strategy.pooling != "none":
         return StoredSource(experiment, phase.augment, io, workers)
     cut = backbone.deepest_cut(len(phase.stage_lrs)) if phase.same_inputs else None
     if cut is not None and workers.agree(io.stores(cut, phase.augment)):
         return PrefixSource(experiment, phase.augment, backbone, cut, io, workers)
     return PreparedSource(experiment, phase, io, workers)
+
+
+class _Truth:
+    """What is true of the inputs, on the device."""
+
+    def __init__(self, experiment: Experiment, io: TrialIO) -> None:
+        self._task, self._device = build_task(experiment.task), io.device
+        self._pieces = pieces_of(io.examples, experiment.input)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def of(self, rows: Rows) -> Tensor:
+        """As the task's loss takes it."""
+        found = self._pieces.targets(rows, self._task)
+        return loss_targets(found, self._task.spec).to(self._device)
 
 
 def drawn_views(strategy: StrategyParams, n_examples: int, epoch: int) -> Rows:
@@ -262,7 +280,7 @@ def _shares(batches: Iterable[Rows], workers: Workers) -> Iterator[tuple[Rows, f
         yield (rows, 1.0, len(batch)) if len(rows) else (batch[:1], 0.0, len(batch))
 
 
-def _validation_batches(io: TrialIO, workers: Workers) -> list[npt.NDArray[np.int64]]:
-    rows = io.examples.indices("validation")
+def _validation_batches(experiment: Experiment, io: TrialIO, workers: Workers) -> list[Rows]:
+    rows = pieces_of(io.examples, experiment.input).indices("validation")
     mine = rows[workers.share(len(rows))]
     return [mine[i : i + EVALUATION_BATCH] for i in range(0, len(mine), EVALUATION_BATCH)]

@@ -7,19 +7,33 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from orchestrator.data.pieces import Pieces, labelled_tokens, pieces_of, truth_of, words_each
 from orchestrator.errors import DivergedError, IntegrityError
+from orchestrator.features.network_inputs import network_inputs
+from orchestrator.features.store import batched
+from orchestrator.models.backbone import Backbone
 from orchestrator.models.classifier import build_classifier_head, mean_over_views
 from orchestrator.models.head import Head, Standardize, build_head
 from orchestrator.models.placing import placed
+from orchestrator.models.tokens import Tokens
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import HEAD, Experiment
+from orchestrator.spec.parts import by_position
 from orchestrator.spec.record import EpochRow, Interpolation, PhaseRow, Status
 from orchestrator.spec.strategy import FineTuning, StrategyParams, ZeroShot
-from orchestrator.tasks.losses import Loss, balanced_class_weights, one_hot
-from orchestrator.tasks.task import Task, build_task
+from orchestrator.tasks.annotations import IGNORED
+from orchestrator.tasks.losses import (
+    Loss,
+    balanced_class_weights,
+    build_loss,
+    one_hot,
+    tag_weights,
+)
+from orchestrator.tasks.task import Said, Task, build_task
 from orchestrator.training.checkpoint import (
     Checkpoint,
     folder_name,
@@ -32,10 +46,12 @@ from orchestrator.training.io import Decision, TrialIO
 from orchestrator.training.network import Network
 from orchestrator.training.phase_run import PhaseRun
 from orchestrator.training.phases import Phase, compile_phases
+from orchestrator.training.sources import EVALUATION_BATCH, iterate_judged
 from orchestrator.training.wise_ft import ALPHAS, interpolated
 from orchestrator.training.workers import Workers
 
 STANDARDIZE_ROWS = 20_000
+STANDARDIZE_TEXTS = 256  # whose positions a head's statistics are taken from
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ def run_zero_shot(experiment: Experiment, io: TrialIO, checkpoints: Path) -> Tri
     train, validation = (io.examples.indices(split) for split in ("train", "validation"))
     width = io.features(train[:1]).shape[1]
     head = build_head(
-        strategy, n_features=width, n_outputs=len(experiment.task.labels), seed=strategy.seed
+        strategy, n_features=width, n_outputs=len(experiment.task.outputs), seed=strategy.seed
     )
     head.start_from(io.label_embeddings())
     head.eval()
@@ -154,11 +170,14 @@ def build_network(experiment: Experiment, io: TrialIO) -> Network:
     """
     strategy = experiment.strategy
     backbone = io.backbone()
-    head = build_classifier_head(backbone, strategy, n_outputs=len(experiment.task.labels))
+    head = build_classifier_head(backbone, strategy, n_outputs=len(experiment.task.outputs))
     if HEAD in experiment.parents:
         head.load_state_dict(io.parent_head())
     elif strategy.head == "text":
         head.start_from(io.label_embeddings())
+    elif strategy.strategy != "scratch" and strategy.pooling == "none":
+        assert isinstance(head.standardize, Standardize)
+        head.standardize.fit(sampled_positions(experiment, backbone, io))
     elif strategy.strategy != "scratch":
         fit_standardize(head, io)
     return placed(Network(backbone, head, strategy), io.device)
@@ -170,6 +189,24 @@ def fit_standardize(head: Head, io: TrialIO) -> None:
     step = max(1, len(rows) // STANDARDIZE_ROWS)
     assert isinstance(head.standardize, Standardize)
     head.standardize.fit(torch.from_numpy(io.features(rows[::step])))
+
+
+def sampled_positions(experiment: Experiment, backbone: Backbone, io: TrialIO) -> Tensor:
+    """What a head on positions reads, of an even sample of the training inputs: float32 [n, D].
+
+    They are computed here, so that whether anything is stored makes no difference.
+    """
+    train = pieces_of(io.examples, experiment.input).indices("train")
+    chosen = train[np.linspace(0, len(train) - 1, min(STANDARDIZE_TEXTS, len(train))).astype(int)]
+    backbone.eval().to(io.device)
+    found = []
+    batches = batched(chosen, EVALUATION_BATCH)
+    for views in iterate_judged(io.examples, list(batches), experiment, threads=io.threads):
+        with torch.inference_mode():
+            inputs = network_inputs(views[0], experiment.input, io.device)
+            assert isinstance(inputs, Tokens)
+            found.append(backbone.features(inputs, pooling="none")[inputs.mask].cpu())
+    return torch.cat(found)
 
 
 class _Trial:
@@ -188,8 +225,9 @@ class _Trial:
             handed_over=HEAD in experiment.parents,
         )
         self.zero_shot = self._zero_shot_tensors()
-        self.targets = io.examples.targets()
-        self.loss = Loss(experiment.task, experiment.strategy, class_weights=self._class_weights())
+        self.pieces = pieces_of(io.examples, experiment.input)
+        self.truth = truth_of(io.examples, "validation")
+        self.loss = trial_loss(experiment, self.task, self.pieces, io.device)
         self.result = TrialResult()
         self.started_s = time.monotonic()
 
@@ -233,9 +271,8 @@ class _Trial:
         started_s = time.monotonic()
         train_loss, n_images = run.train(epoch, self._n_epochs())
         train_s = time.monotonic() - started_s
-        probs = self._validation_probs(run)
-        rows = self.io.examples.indices("validation")
-        metrics = self.task.metrics(probs.numpy().astype("float64"), self.targets[rows])
+        said = self._validated(run)
+        metrics = self.task.metrics(said, self.truth)
         row = EpochRow(
             epoch=epoch,
             phase=run.phase.name,
@@ -248,18 +285,18 @@ class _Trial:
         if self.io.rank == 0:
             with run.averaged():
                 weights = {k: t.clone() for k, t in self._trained().items()}
-            self._keep(run, epoch, probs, weights)
+            self._keep(run, epoch, said, weights)
         self.workers.barrier()
         assert self.result.objective is not None
         return self.io.report(row, self.result.objective)
 
-    def _validation_probs(self, run: PhaseRun) -> Tensor:
-        """Probabilities of all validation examples: float32 [N, C], on every worker."""
-        n = len(self.io.examples.indices("validation"))
+    def _validated(self, run: PhaseRun) -> Said:
+        """What the network says of all validation examples, on every worker."""
+        n = len(self.pieces.indices("validation"))
         logits = self.workers.gather(run.validation_logits(), n)
         if not torch.isfinite(logits).all():
             raise DivergedError("the validation outputs are not finite")
-        return torch.from_numpy(self.task.probabilities(logits.numpy()))
+        return self.pieces.said(logits.numpy(), "validation", self.task)
 
     def _note(self, row: EpochRow) -> None:
         """Add an epoch to the result and see whether it is the best."""
@@ -275,7 +312,7 @@ class _Trial:
     def _trained(self) -> dict[str, Tensor]:
         return self.network.trained_tensors(self.phases)
 
-    def _keep(self, run: PhaseRun, epoch: int, probs: Tensor, weights: dict[str, Tensor]) -> None:
+    def _keep(self, run: PhaseRun, epoch: int, said: Said, weights: dict[str, Tensor]) -> None:
         """Write this epoch's checkpoint; of the others only the best stays."""
         root = self.io.checkpoints
         write_checkpoint(
@@ -284,7 +321,7 @@ class _Trial:
             weights=weights,
             optimizer=run.optimizer,
             schedule=run.schedule,
-            validation={"probs": probs},
+            validation={"probs": torch.from_numpy(self.task.packed(said))},
             state={**self._state(), "scaler": run.scaler_state()},
             last=run.last_weights(),
         )
@@ -349,7 +386,7 @@ class _Trial:
         strategy = self.experiment.strategy
         if not (isinstance(strategy, FineTuning) and strategy.wise_ft):
             return None
-        backbone, n_outputs = self.network.backbone, len(self.experiment.task.labels)
+        backbone, n_outputs = self.network.backbone, self.task.n_outputs
         head = build_classifier_head(backbone, strategy, n_outputs=n_outputs).to(self.io.device)
         head.start_from(self.io.label_embeddings())
         texts = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
@@ -378,18 +415,17 @@ class _Trial:
         tuned = {name: tensor.detach().clone() for name, tensor in self._trained().items()}
         phase = replace(self.phases[-1], ema_decay=0.0)
         run = PhaseRun(self.experiment, phase, self.network, self.loss, self.io, self.workers)
-        rows = self.io.examples.indices("validation")
         tried: list[tuple[float, float]] = []
         found: dict[str, Any] = {"objective": None}
         for alpha in ALPHAS:
             weights = interpolated(self.zero_shot, tuned, alpha)
             self.network.load_state_dict(weights, strict=False)
-            probs = self._validation_probs(run)
-            metrics = self.task.metrics(probs.numpy().astype("float64"), self.targets[rows])
+            said = self._validated(run)
+            metrics = self.task.metrics(said, self.truth)
             value = metrics.get(objective.metric, objective.worst)
             tried.append((alpha, value))
             if objective.better(value, found["objective"]):
-                kept = (weights, probs)
+                kept = (weights, said)
                 found = {"alpha": alpha, "objective": value, "validation": metrics}
         between = Interpolation(alpha=found.pop("alpha"), objectives=tuple(tried))
         found["between"] = between.to_json()
@@ -402,24 +438,38 @@ class _Trial:
                 weights=kept[0],
                 optimizer=None,
                 schedule=None,
-                validation={"probs": kept[1]},
+                validation={"probs": torch.from_numpy(self.task.packed(kept[1]))},
                 state={**best.state, "interpolation": found},
             )
         self.workers.barrier()
         return found
-
-    def _class_weights(self) -> Tensor | None:
-        params: StrategyParams = self.experiment.strategy
-        if params.class_weights == "none":
-            return None
-        train = self.targets[self.io.examples.indices("train")]
-        return balanced_class_weights(train, self.experiment.task).to(self.io.device)
 
     def _n_epochs(self) -> int:
         return sum(phase.epochs for phase in self.phases)
 
     def _seconds(self) -> float:
         return time.monotonic() - self.started_s
+
+
+def trial_loss(experiment: Experiment, task: Task, pieces: Pieces, device: torch.device) -> Loss:
+    """The experiment's loss, with what it needs to know of the training data."""
+    params: StrategyParams = experiment.strategy
+    balanced = params.class_weights == "balanced"
+    weights, n_words = None, 1.0
+    if experiment.task.kind == "token-classification":
+        targets = labelled_tokens(pieces, task)
+        n_words = words_each(targets)
+        if balanced:
+            weights = tag_weights(targets[targets != IGNORED], task.n_outputs)
+    elif balanced and not by_position(experiment.task.kind):
+        train = pieces.targets(pieces.indices("train"), task)
+        weights = balanced_class_weights(train, experiment.task)
+    return build_loss(
+        experiment.task,
+        params,
+        class_weights=None if weights is None else weights.to(device),
+        words_each=n_words,
+    )
 
 
 def load_trained(network: Network, checkpoint: Checkpoint) -> None:

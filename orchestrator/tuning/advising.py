@@ -11,19 +11,29 @@ import numpy.typing as npt
 import torch
 
 from orchestrator.data.examples import Examples
+from orchestrator.data.pieces import pieces_of
 from orchestrator.errors import WeightsError
-from orchestrator.features.filling import compute_features
+from orchestrator.features.filling import (
+    Splits,
+    compute_features,
+    compute_outputs,
+    search_rows,
+)
 from orchestrator.features.store import Float32
 from orchestrator.features.transferability import knn_accuracy, log_me
+from orchestrator.models.backbone import Backbone
 from orchestrator.models.building import build_backbone
 from orchestrator.models.head import Standardize, build_head
 from orchestrator.spec.backbones import backbone_modality, facts_of
-from orchestrator.spec.parts import BackboneSpec, TaskSpec
+from orchestrator.spec.parts import BackboneSpec, TaskSpec, by_position
 from orchestrator.spec.strategy import FeatureExtraction
 from orchestrator.tasks.losses import one_hot
+from orchestrator.tasks.task import build_task
+from orchestrator.tuning.experiments import input_contract
 from orchestrator.tuning.progress import Progress
 
 SAMPLE = 512
+MOST_TOKENS = 4_000
 SIMILAR, DIFFERENT = 0.6, 0.2
 
 
@@ -95,6 +105,8 @@ def _measured(
         progress.count(f"{spec.name} features", done, len(rows))
 
     backbone = build_backbone(spec)
+    if by_position(task.kind):
+        return _advice(spec.name, *_tokens_of(backbone, examples, task, threads))
     features = compute_features(
         backbone,
         examples,
@@ -106,23 +118,70 @@ def _measured(
         on_images=on_images,
     )
     targets = examples.targets()[rows]
-    distribution = one_hot(targets, task)
+    distribution = one_hot(targets, task).double().numpy()
     classes = targets if targets.ndim == 1 else targets.argmax(axis=1)
-    classes = classes.astype(np.int64)
+    return _advice(spec.name, features, classes.astype(np.int64), distribution)
+
+
+def _advice(
+    name: str,
+    features: Float32,
+    classes: npt.NDArray[np.int64],
+    distribution: npt.NDArray[np.float64],
+) -> BackboneAdvice:
+    """What is measured on features float32 [n, D] of classes [n], or of several each [n, C]."""
     accuracy = knn_accuracy(features, classes)
     chance = float(np.bincount(classes).max() / len(classes))
     return BackboneAdvice(
-        backbone=spec.name,
-        log_me=log_me(features, distribution.double().numpy()),
+        backbone=name,
+        log_me=log_me(features, distribution),
         knn_accuracy=accuracy,
-        probe_accuracy=_probe_accuracy(features, classes, len(task.labels)),
+        probe_accuracy=_probe_accuracy(features, classes, distribution.shape[1]),
         similarity=max(0.0, (accuracy - chance) / max(1e-9, 1 - chance)),
     )
 
 
-def _sample(examples: Examples) -> npt.NDArray[np.int64]:
+def _tokens_of(
+    backbone: Backbone, examples: Examples, task: TaskSpec, threads: int
+) -> tuple[Float32, npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """States of a sample's tokens, and their classes: tags, or whether they start the answer.
+
+    Of tokens outside of entities and answers as many are drawn as there are others, so that these
+    are not lost among them.
+    """
+    contract = input_contract(backbone.spec, {}, task.kind)
+    pieces = pieces_of(examples, contract)
+    rows = _sample(pieces)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    targets = pieces.targets(rows, build_task(task))
+    if task.kind == "question-answering":
+        targets = targets[..., 0].astype(np.int64)
+    states = []
+    for (of_batch,) in compute_outputs(
+        backbone,
+        examples,
+        rows,
+        [backbone.n_stages],
+        contract=contract,
+        device=device,
+        threads=threads,
+        expected=None,
+    ):
+        states.append(of_batch[:, : targets.shape[1]])
+    some = np.flatnonzero(targets.ravel() > 0)
+    none = np.flatnonzero(targets.ravel() == 0)
+    rng = np.random.default_rng(0)
+    none = rng.permutation(none)[: max(len(some), MOST_TOKENS // 2)]
+    chosen = np.sort(rng.permutation(np.concatenate([some, none]))[:MOST_TOKENS])
+    classes = targets.ravel()[chosen].astype(np.int64)
+    features = np.concatenate(states).reshape(len(targets.ravel()), -1)[chosen]
+    n_classes = 2 if task.kind == "question-answering" else len(task.outputs)
+    return features.astype(np.float32), classes, np.eye(n_classes)[classes]
+
+
+def _sample(examples: Splits) -> npt.NDArray[np.int64]:
     """At most SAMPLE search examples. Rows are ordered by content hash, so any stride is random."""
-    rows = np.sort(np.concatenate([examples.indices("train"), examples.indices("validation")]))
+    rows = search_rows(examples)
     return rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64)]
 
 

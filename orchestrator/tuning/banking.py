@@ -148,8 +148,8 @@ def run_banks(
 def banks_of(starts: Sequence[TrialStart], *, at_once: int) -> list[list[TrialStart]]:
     """The starts in banks: alike in `bank_key`, bounded in memory.
 
-    Linear heads cost next to nothing, and share one bank; hidden layers cost arithmetic, and are
-    spread over what runs side by side.
+    Linear heads cost next to nothing, and share one bank; hidden layers and heads on positions cost
+    arithmetic, and are spread over what runs side by side.
     """
     alike: dict[str, list[TrialStart]] = {}
     for start in starts:
@@ -159,7 +159,7 @@ def banks_of(starts: Sequence[TrialStart], *, at_once: int) -> list[list[TrialSt
         some = members[0].experiment
         each = head_numbers(some, pooled_width(some)) * BYTES_A_NUMBER
         most = max(1, MOST_BYTES // each)
-        if some.strategy.head == "mlp":
+        if some.strategy.head == "mlp" or some.strategy.pooling == "none":
             most = min(most, -(-len(members) // at_once))
         # Heads of one seed read the same batches: they belong together.
         ordered = sorted(members, key=lambda start: start.experiment.strategy.seed)

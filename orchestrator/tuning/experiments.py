@@ -10,7 +10,15 @@ from pydantic import TypeAdapter
 
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.parts import BackboneSpec, Contract, ObjectiveSpec, TaskSpec, TextContract
+from orchestrator.spec.parts import (
+    BackboneSpec,
+    Contract,
+    ObjectiveSpec,
+    TaskKind,
+    TaskSpec,
+    TextContract,
+    by_position,
+)
 from orchestrator.spec.pretraining import PRETRAINING, Pretraining
 from orchestrator.spec.search_space import Block, Choice, Constant
 from orchestrator.spec.strategy import Strategy
@@ -61,12 +69,13 @@ class ExperimentFactory:
             data_digest=self.data_digest,
             backbone=start.backbone,
             weights_digest=start.weights_digest,
-            input=input_contract(named, params),
+            input=input_contract(named, params, self.task.kind),
             strategy=_STRATEGY.validate_python(
                 {
                     "strategy": block.strategy,
                     **then,
                     **with_defaults(block.rung, block.modality, params),
+                    **({"pooling": "none"} if by_position(self.task.kind) else {}),
                 }
             ),
             objective=self.objective,
@@ -82,14 +91,22 @@ class ExperimentFactory:
         return Adapted(backbone, self.weights_digests[backbone])
 
 
-def input_contract(backbone: BackboneSpec, params: Mapping[str, Any]) -> Contract:
-    """The backbone's own input contract, with the size and crop that the parameters ask for."""
+def input_contract(backbone: BackboneSpec, params: Mapping[str, Any], task: TaskKind) -> Contract:
+    """The backbone's own input contract, with the size and crop that the parameters ask for.
+
+    Tasks that answer for every token see all of a long text, in windows.
+    """
     native = facts_of(backbone).input
     wanted = {
         "size": params.get("max_length" if isinstance(native, TextContract) else "image_size"),
         "crop_fraction": params.get("crop_fraction"),
     }
-    return native.model_copy(update={k: v for k, v in wanted.items() if v is not None})
+    contract = native.model_copy(update={k: v for k, v in wanted.items() if v is not None})
+    if not by_position(task):
+        return contract
+    overlap = params.get("overlap")
+    overlap = contract.size // 4 if overlap is None else overlap
+    return contract.model_copy(update={"overlap": overlap})
 
 
 def backbones_of(spec: SweepSpec) -> list[BackboneSpec]:

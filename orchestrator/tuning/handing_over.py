@@ -30,6 +30,7 @@ SHAPING = (
     "image_size",
     "crop_fraction",
     "max_length",
+    "overlap",
     "pooling",
     "head",
     "templates",

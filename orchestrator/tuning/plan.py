@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from orchestrator.data.examples import Examples
+from orchestrator.data.pieces import pieces_of
 from orchestrator.features.network_inputs import random_inputs
 from orchestrator.models.backbone import Inputs, Prefix
 from orchestrator.models.building import build_backbone
@@ -233,7 +234,7 @@ def _measured(part: Part) -> StepCost:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     spec = experiment.backbone.model_copy(update={"weights": "none"})
     backbone = build_backbone(spec, size=experiment.input.size)
-    head = build_classifier_head(backbone, strategy, n_outputs=len(experiment.task.labels))
+    head = build_classifier_head(backbone, strategy, n_outputs=len(experiment.task.outputs))
     network = Network(backbone, head, strategy)
     placed(network, device)
     probe = random_inputs(experiment.input, PROBE_BATCH, device)
@@ -257,9 +258,10 @@ def _measured(part: Part) -> StepCost:
     process_bytes = resident_bytes(device)
     reset_peak_memory(device)
     forward_s = _median_s(forward, device)
-    train_s = forward_s if phase.from_features else _median_s(step, device)
+    pooled = phase.from_features and strategy.pooling != "none"
+    train_s = forward_s if pooled else _median_s(step, device)
     trained, _ = network.counts()
-    gradients = 0 if phase.from_features else BYTES_PER_NUMBER * trained
+    gradients = 0 if pooled else BYTES_PER_NUMBER * trained
     used = peak_memory_bytes(device) - process_bytes - gradients
     return StepCost(
         train_s=train_s / PROBE_BATCH,
@@ -329,12 +331,13 @@ def epoch_seconds(
     part: Part, phase: Phase, examples: Examples, cost: StepCost | None
 ) -> float | None:
     """Forecast of one epoch of a phase, validation included; None where its cost is not known."""
-    n_train, n_validation = (len(examples.indices(s)) for s in ("train", "validation"))
-    if phase.from_features:
+    pieces, strategy = pieces_of(examples, part.experiment.input), part.experiment.strategy
+    n_train, n_validation = len(pieces.indices("train")), len(pieces.indices("validation"))
+    if phase.from_features and strategy.pooling != "none":
         return n_train * FEATURE_ROW_S
     if cost is None:
         return None
-    validation_s = n_validation * part.experiment.strategy.predict_views * cost.forward_s
+    validation_s = n_validation * strategy.predict_views * cost.forward_s
     return n_train * cost.train_s + validation_s
 
 
@@ -382,7 +385,7 @@ def _at_once(
 def _checkpoint_bytes(experiment: Experiment) -> int:
     """At most: weights and two moments of all that the strategy may train."""
     facts = facts_of(experiment.backbone)
-    trained = facts.feature_width * len(experiment.task.labels)
+    trained = facts.feature_width * len(experiment.task.outputs)
     if experiment.strategy.strategy not in ("zero-shot", "feature-extraction"):
         trained += facts.n_parameters
     return 3 * BYTES_PER_NUMBER * trained

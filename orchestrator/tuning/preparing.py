@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.data.audit import Audit
 from orchestrator.data.corpus import Corpus
 from orchestrator.data.examples import Examples
+from orchestrator.data.pieces import pieces_of
 from orchestrator.data.preparing import prepare_data
 from orchestrator.features.filling import search_rows
 from orchestrator.features.store import FeatureStore
@@ -65,7 +66,7 @@ class PreparedSweep:
         return shared_work(
             self.spec,
             factory,
-            images=len(search_rows(self.examples)),
+            images=lambda contract: len(search_rows(pieces_of(self.examples, contract))),
             budget_bytes=store_budget(self.spec, self.store),
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from orchestrator.runtime.feature_filling import FeatureNeed, Pass
 from orchestrator.runtime.process_cache import CutFacts, cut_facts
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.parts import Contract
 from orchestrator.spec.search_space import Block
 from orchestrator.spec.strategy import Augment, ZeroShot
 from orchestrator.spec.sweep import SweepSpec
@@ -37,6 +38,7 @@ SHAPING = (
     "image_size",
     "crop_fraction",
     "max_length",
+    "overlap",
     "pooling",
     "views",
     "predict_views",
@@ -82,14 +84,18 @@ class Shared:
 
 
 def shared_work(
-    spec: SweepSpec, factory: ExperimentFactory, *, images: int, budget_bytes: float
+    spec: SweepSpec,
+    factory: ExperimentFactory,
+    *,
+    images: Callable[[Contract], int],
+    budget_bytes: float,
 ) -> list[Shared]:
     """All outputs that trials of the search could share, and which of them are stored.
 
     Args:
         spec: The sweep.
         factory: Makes its experiments.
-        images: Training and validation examples.
+        images: Training and validation inputs under a contract.
         budget_bytes: Room for the store.
 
     Raises:
@@ -99,12 +105,13 @@ def shared_work(
     for block, share in zip(spec.search, block_shares(spec), strict=True):
         corners = corner_experiments(block, factory)
         for experiment in corners:
-            for use in _uses(experiment, images):
+            n_inputs = images(experiment.input)
+            for use in _uses(experiment, n_inputs):
                 trials = share / len(corners)
                 old = found.get(use.need)
                 found[use.need] = Shared(
                     need=use.need,
-                    images=images,
+                    images=n_inputs,
                     bytes=use.bytes,
                     trials=trials + (old.trials if old else 0),
                     passes=trials * use.passes + (old.passes if old else 0),
@@ -156,21 +163,20 @@ def pooled_width(experiment: Experiment) -> int:
 
 
 def frozen_cut(experiment: Experiment, phase: Phase) -> CutFacts | None:
-    """The cut whose stored activations a fine-tuning phase can start from."""
-    if not phase.stage_lrs or not phase.same_inputs:
+    """The cut whose stored activations a phase can start from: a head on positions, too."""
+    on_positions = experiment.strategy.pooling == "none"
+    if not phase.same_inputs or not (phase.stage_lrs or on_positions):
         return None
     return cut_facts(experiment.backbone, experiment.input.size, len(phase.stage_lrs))
 
 
 def stored_cut_of(experiment: Experiment, stored: Collection[FeatureNeed]) -> int | None:
     """The cut at which an experiment's fine-tuning starts, given what is stored."""
-    for phase in phases_of(experiment):
-        cut = frozen_cut(experiment, phase)
-        if cut is not None and all(
-            use.need in stored for use in _uses(experiment, 1) if use.need.output == cut.cut
-        ):
-            return cut.cut
-    return None
+    cut = frozen_cut(experiment, phases_of(experiment)[-1])
+    if cut is None:
+        return None
+    needed = [use.need for use in _uses(experiment, 1) if use.need.output == cut.cut]
+    return cut.cut if all(need in stored for need in needed) else None
 
 
 def _uses(experiment: Experiment, images: int) -> list[Shared]:
@@ -179,8 +185,9 @@ def _uses(experiment: Experiment, images: int) -> list[Shared]:
     if strategy.strategy == "scratch":
         return []
     phases = phases_of(experiment)
-    width = pooled_width(experiment)
-    head_epochs = sum(phase.epochs for phase in phases if phase.from_features)
+    pools = strategy.pooling != "none"
+    width = pooled_width(experiment) if pools else 0
+    head_epochs = sum(phase.epochs for phase in phases if phase.from_features and pools)
     if isinstance(strategy, ZeroShot):
         head_epochs = 1  # it reads what a head's epoch does, and trains nothing
     tuned = [(phase, cut) for phase in phases if (cut := frozen_cut(experiment, phase))]
@@ -191,16 +198,17 @@ def _uses(experiment: Experiment, images: int) -> list[Shared]:
     uses = []
     for view in views:
         source = Pass(experiment.backbone, experiment.weights_digest, experiment.input, *view)
-        uses.append(
-            Shared(
-                need=FeatureNeed(source, strategy.pooling),
-                images=images,
-                bytes=images * width * BYTES["fp32"],
-                trials=1,
-                passes=head_epochs / len(views),
-                share=1.0,
+        if pools:
+            uses.append(
+                Shared(
+                    need=FeatureNeed(source, strategy.pooling),
+                    images=images,
+                    bytes=images * width * BYTES["fp32"],
+                    trials=1,
+                    passes=head_epochs / len(views),
+                    share=1.0,
+                )
             )
-        )
         uses += [
             Shared(
                 need=FeatureNeed(source, cut.cut, strategy.stored_precision),

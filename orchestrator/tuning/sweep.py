@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -521,7 +521,9 @@ class _Run:
     def _write_sweep_json(self) -> None:
         if not (self.folder / "data" / "index.arrow").exists():
             self.sweep.examples.save(self.folder / "data")
-        tokenize(Examples.open(self.folder / "data"), backbones_of(self.spec), self.progress)
+        examples = Examples.open(self.folder / "data")
+        tokenize(examples, backbones_of(self.spec), self.progress)
+        self.sweep = replace(self.sweep, examples=examples)
         self.folder.write("sweep.json", self.sweep.description())
 
     def _write_plan(

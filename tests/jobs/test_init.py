@@ -108,3 +108,20 @@ def test_a_text_spec_is_valid_with_any_encoder(folder: Path) -> None:
     strategies = [block.strategy for block in spec.search]
     assert strategies[2:] == ["full", "domain-adaptive", "scratch", "full"]  # the last: a twin
     assert notes_on(spec) == []
+
+
+@pytest.mark.parametrize("task", ["token-classification", "question-answering"])
+def test_a_spec_for_tokens_is_valid_with_its_own_metrics(folder: Path, task: str) -> None:
+    assert main(["init", "data/cells", "--task", task]) == 0
+    text = Path("sweep.yaml").read_text().replace(TEXT_ENCODERS[0], "tiny")
+    write_encoder(folder / "tiny")
+    text = text.replace("max_length: 256", "max_length: 64").replace("overlap: 64", "overlap: 16")
+    for line in ("- strategy: partial", "  unfreeze: [2, 4]", "- strategy: scratch", "  backbone"):
+        text = text.replace(f"# {line}", line)
+    Path("all.yaml").write_text(text.replace("unfreeze: [2, 4]", "unfreeze: [1, 2]"))
+
+    spec = load_spec("all.yaml")
+    assert spec.task == task
+    strategies = [block.strategy for block in spec.search]
+    assert strategies == ["feature-extraction", "full", "partial", "scratch"]
+    assert f"metric: {spec.objective.metric}}}       # {spec.objective.metric}, " in text

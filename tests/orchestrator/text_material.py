@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +21,20 @@ LETTERS = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopq
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def tiny_tokenizer(extra: int = 0) -> Tokenizer:
-    """A word-piece tokenizer as BERT's, of some two hundred tokens and `extra` more."""
-    words = [*SPECIAL, *LETTERS, *FILLERS, *(w for some in WORDS.values() for w in some)]
-    words += [f"extra{i}" for i in range(extra)]
+def tiny_tokenizer(extra: int = 0, words: Sequence[str] = ()) -> Tokenizer:
+    """A word-piece tokenizer as BERT's, of some two hundred tokens, `extra` more and `words`."""
+    known = [*SPECIAL, *LETTERS, *FILLERS, *(w for some in WORDS.values() for w in some)]
+    known += [f"extra{i}" for i in range(extra)]
+    words = [*known, *words]
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.add_special_tokens(SPECIAL)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
@@ -40,13 +45,14 @@ def write_encoder(
     *,
     n_layers: int = 3,
     seed: int = 0,
-    dropout: float = 0.1,
+    words: Sequence[str] = (),
     width: int = 32,
     positions: int = 64,
+    dropout: float = 0.1,
 ) -> Path:
-    """A BERT with random weights, by default of three layers and width 32."""
+    """A BERT with random weights, by default of three layers and width 32, that knows `words`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(words=words)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = transformers.BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
@@ -92,3 +98,8 @@ def write_phrases(root: Path, n: int, *, seed: int) -> Path:
             at += 1
         (root / f"{i:03d}.txt").write_text(" ".join(text) + "\n")
     return root
+
+
+def words_of(*texts: str) -> list[str]:
+    """The words and signs of some texts in lower case, to be tokens of an encoder."""
+    return sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower())})

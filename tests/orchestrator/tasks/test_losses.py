@@ -12,7 +12,13 @@ from torch import Tensor
 
 from orchestrator.spec.parts import TaskSpec
 from orchestrator.spec.strategy import FeatureExtraction
-from orchestrator.tasks.losses import Loss, balanced_class_weights, one_hot
+from orchestrator.tasks.losses import (
+    Loss,
+    balanced_class_weights,
+    build_loss,
+    one_hot,
+    tag_weights,
+)
 
 N_CLASSES = 4
 SINGLE = TaskSpec(kind="image-classification", labels=tuple("abcd"))
@@ -178,3 +184,55 @@ def test_balanced_labels_weigh_positives_as_much_as_negatives() -> None:
     weights = balanced_class_weights(targets, MULTI).tolist()
 
     assert weights == pytest.approx([1, 4, 100, 100]), "at most 100"
+
+
+def tag_loss(**params: object) -> Loss:
+    weights = params.pop("class_weights", None)
+    spec = TaskSpec(kind="token-classification", labels=("LOC",))
+    return build_loss(spec, FeatureExtraction(**params), class_weights=weights, words_each=2.0)
+
+
+def test_tagging_is_cross_entropy_over_the_labelled_tokens() -> None:
+    logits = torch.randn(4, 6, 3)
+    targets = torch.tensor(np.random.default_rng(0).integers(-1, 3, (4, 6)))
+    found = tag_loss()(logits, targets)
+    each = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
+    torch.testing.assert_close(found, each.sum(1) / 2)
+    weights = torch.tensor([0.5, 2.0, 1.0])
+    weighed = tag_loss(class_weights=weights)(logits, targets)
+    each = F.cross_entropy(
+        logits.transpose(1, 2), targets, ignore_index=-1, weight=weights, reduction="none"
+    )
+    torch.testing.assert_close(weighed, each.sum(1) / 2)
+
+
+def test_tokens_without_a_tag_have_no_gradient_whatever_is_smoothed() -> None:
+    logits = torch.randn(1, 3, 3, requires_grad=True)
+    tag_loss(label_smoothing=0.2)(logits, torch.tensor([[0, -1, 2]])).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 1].abs().max() == 0
+    assert logits.grad[0, 0].abs().max() > 0
+
+
+def test_weights_of_tags_are_inverse_to_their_frequency() -> None:
+    assert tag_weights(np.array([0, 0, 0, 1]), 2).tolist() == pytest.approx([4 / 6, 2.0])
+
+
+@pytest.mark.parametrize("params", [{}, {"label_smoothing": 0.1}, {"loss": "focal"}])
+def test_a_span_is_two_choices_among_the_positions_in_reach(params: dict[str, object]) -> None:
+    spec = TaskSpec(kind="question-answering", labels=("answer",))
+    found = build_loss(spec, FeatureExtraction(**params), class_weights=None)
+    logits = torch.randn(1, 5, 2, requires_grad=True)
+    targets = torch.zeros(1, 5, 2)
+    targets[0, 3:] = -1.0
+    targets[0, 0, 0] = targets[0, 2, 1] = 1
+    loss = found(logits, targets)
+    loss.sum().backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[0, 3:].abs().max() == 0
+    if not params:
+        inside = logits.detach()[:, :3]
+        expected = F.cross_entropy(inside[..., 0], torch.tensor([0]))
+        expected = (expected + F.cross_entropy(inside[..., 1], torch.tensor([2]))) / 2
+        torch.testing.assert_close(loss.detach(), expected[None])

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from orchestrator.data.examples import Example, Examples, Split
+from orchestrator.data.pieces import pieces_of
 from orchestrator.features.filling import compute_outputs, feature_key, search_rows
 from orchestrator.features.store import FeatureStore, Float32, Values, part_ranges
 from orchestrator.models.backbone import Backbone, Output
@@ -26,7 +27,7 @@ from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, 
 from orchestrator.spec.prompts import class_prompts
 from orchestrator.spec.record import EpochRow, PhaseRow
 from orchestrator.spec.strategy import Augment, Strategy
-from orchestrator.training.evaluation import predict_probs, trained_network
+from orchestrator.training.evaluation import predict_split, trained_network
 from orchestrator.training.io import Decision
 from orchestrator.training.trial import TrialResult, run_trial
 
@@ -153,7 +154,7 @@ class MemoryIO:
     def _entry(
         self, output: Output, rows: npt.NDArray[np.int64], view: int, augment: Augment
     ) -> Values:
-        positions = search_rows(self.examples)
+        positions = search_rows(pieces_of(self.examples, self._experiment.input))
         key = feature_key(
             self._experiment.backbone,
             self._experiment.weights_digest,
@@ -260,11 +261,11 @@ class Outcome:
             fresh = copy.deepcopy(initial_backbone(experiment.backbone))
             network = trained_network(experiment, fresh, folder)
             self.tensors = {name: t.clone() for name, t in network.state_dict().items()}
-            self.probs = predict_probs(
+            self.probs = predict_split(
                 network,
                 experiment,
                 io.examples,
-                io.examples.indices("validation"),
+                "validation",
                 device=CPU,
                 threads=1,
             )

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.errors import IntegrityError
 from orchestrator.spec.strategy import Partial
 from orchestrator.training.checkpoint import read_checkpoint
-from orchestrator.training.evaluation import predict_probs, trained_network
+from orchestrator.training.evaluation import predict_split, trained_network
 from orchestrator.training.trial import run_trial
 from tests.orchestrator.training.small_trials import CPU, MakeIO, experiment_of, initial_backbone
 
@@ -29,11 +29,11 @@ def test_predictions_of_a_checkpoint_are_those_of_its_epoch(make_io: MakeIO) -> 
     assert not any(module.training for module in network.modules())
     seen: list[tuple[int, int]] = []
     rows = io.examples.indices("validation")
-    probs = predict_probs(
+    probs = predict_split(
         network,
         experiment,
         io.examples,
-        rows,
+        "validation",
         device=CPU,
         threads=2,
         progress=lambda done, of: seen.append((done, of)),

@@ -16,7 +16,7 @@ from orchestrator.spec.strategy import FeatureExtraction, Full
 from orchestrator.spec.vetted import with_defaults
 from orchestrator.tasks.losses import Loss
 from orchestrator.training.bank import run_bank
-from orchestrator.training.evaluation import predict_probs, trained_network
+from orchestrator.training.evaluation import predict_split, trained_network
 from orchestrator.training.phase_run import PhaseRun
 from orchestrator.training.phases import compile_phases
 from orchestrator.training.sources import (
@@ -142,6 +142,6 @@ def test_a_text_trial_learns_and_its_checkpoint_answers_alike(
     backbone = make_text_io(experiment, "again").used
     assert result.checkpoint is not None
     network = trained_network(experiment, backbone, io.checkpoints / Path(result.checkpoint).name)
-    probs = predict_probs(network, experiment, texts, rows, device=CPU, threads=1)
+    probs = predict_split(network, experiment, texts, "validation", device=CPU, threads=1)
     correct = (probs.argmax(axis=1) == texts.targets()[rows]).mean()
     assert correct == pytest.approx(result.validation["accuracy"])

@@ -57,7 +57,7 @@ def factory_of(spec: SweepSpec) -> ExperimentFactory:
 
 def found(search: list[dict[str, Any]], budget_bytes: float = 1e12) -> dict[Any, Shared]:
     spec = spec_of(search)
-    work = shared_work(spec, factory_of(spec), images=IMAGES, budget_bytes=budget_bytes)
+    work = shared_work(spec, factory_of(spec), images=lambda _: IMAGES, budget_bytes=budget_bytes)
     by_name = {(each.need.output, each.need.source.view): each for each in work}
     assert len(by_name) == len(work)
     return by_name
@@ -102,7 +102,7 @@ def test_every_view_is_a_pass_of_its_own() -> None:
 
 def test_fixed_draws_of_an_augmentation_are_shared_beside_the_images_to_judge() -> None:
     spec = spec_of([PARTIAL | {"augment": "light", "views": 2, "unfreeze": 1}])
-    work = shared_work(spec, factory_of(spec), images=IMAGES, budget_bytes=1e12)
+    work = shared_work(spec, factory_of(spec), images=lambda _: IMAGES, budget_bytes=1e12)
     assert {(w.need.output, w.need.source.view, w.need.source.augment) for w in work} == {
         (output, view, augment)
         for output in ("last", 3)

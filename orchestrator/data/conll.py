@@ -1,0 +1,44 @@
+"""CoNLL files: a word and its tag a line, blank lines between sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.errors import DataError
+
+COLUMNS = range(2, 5)
+DOCUMENT = "-DOCSTART-"
+
+
+def parse_conll(text: str, location: str) -> Iterator[tuple[list[str], list[str]]]:
+    """The words and tags of each sentence.
+
+    The first of two to four columns is the word and the last its tag, separated by white space, or
+    by tabs where a line has any. Lines of the mark -DOCSTART- are left out.
+
+    Args:
+        text: The file's.
+        location: For messages.
+
+    Raises:
+        DataError: A line has another number of columns.
+    """
+    words: list[str] = []
+    tags: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        columns = line.rstrip().split("\t") if "\t" in line.strip() else line.split()
+        if not columns or columns == [""]:
+            if words:
+                yield words, tags
+            words, tags = [], []
+            continue
+        if len(columns) not in COLUMNS:
+            raise DataError(
+                f"{location}, line {number}: {len(columns)} columns, where a CoNLL file has 2 to "
+                "4: the word first, its tag last. Leave out the others"
+            )
+        if columns[0] != DOCUMENT:
+            words.append(columns[0])
+            tags.append(columns[-1].strip())
+    if words:
+        yield words, tags

@@ -1,0 +1,255 @@
+"""Exported models answer as transformers does with the same weights: 100 inputs of each task.
+
+What is compared is what a user sees: entities of the token-classification pipeline, and the spans
+of a plain decode of AutoModelForQuestionAnswering under SQuAD's rules.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from jobs.templated import passages, tagged_sentences
+from orchestrator.bundle.bundle import Bundle
+from orchestrator.bundle.predictor import load_predictor
+from orchestrator.bundle.torch_predictor import TorchPredictor
+from orchestrator.bundle.writing import write_bundle
+from orchestrator.data.pieces import pieces_of
+from orchestrator.features.store import FeatureStore
+from orchestrator.models.classifier import Classifier
+from orchestrator.spec.record import Record
+from orchestrator.tasks.question_answering import MOST_TOKENS
+from orchestrator.tasks.squad import exact_match
+from orchestrator.training.evaluation import trained_network
+from orchestrator.training.sources import iterate_judged
+from orchestrator.training.trial import run_trial
+from tests.orchestrator.training.small_trials import MakeIO
+from tests.orchestrator.training.span_material import MINILM, Material, minilm
+
+N = 100
+TINY: dict[str, Any] = {"strategy": "scratch", "lr": 2e-3, "epochs": 6}
+TUNED: dict[str, Any] = {"strategy": "full", "epochs": 3, "backbone_lr": 1e-4, "head_lr": 1e-3}
+
+
+class Exported:
+    """A trial's bundle, and the weights in it as a model of transformers."""
+
+    def __init__(self, material: Material, root: Path, params: dict[str, Any]) -> None:
+        given = {name: value for name, value in params.items() if name != "strategy"}
+        experiment = material.experiment(params["strategy"], size=material.size, **given)
+        io = MakeIO(material.examples, FeatureStore(root / "store"), root)(experiment)
+        io.used, io.stores_cuts = material.backbone(), False
+        self.result = run_trial(experiment, io)
+        assert self.result.checkpoint is not None
+        network = trained_network(
+            experiment, material.backbone(), io.checkpoints / Path(self.result.checkpoint).name
+        )
+        rows = pieces_of(material.examples, experiment.input).indices("validation")[:4]
+        record = Record(
+            trial=experiment.id,
+            status="finished",
+            experiment=experiment,
+            best_epoch=self.result.best_epoch,
+            validation=self.result.validation,
+            objective=self.result.objective,
+        )
+        self.bundle: Bundle = write_bundle(
+            root / "bundle",
+            experiment=experiment,
+            record=record,
+            backbone=network.backbone,
+            head=network.head,
+            test=None,
+            samples=next(iterate_judged(material.examples, [rows], experiment, threads=1)),
+            created_at="2026-01-31T12:00:00Z",
+        )
+        self.tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_file=str(self.bundle.path / "tokenizer.json"),
+            pad_token="[PAD]",
+            unk_token="[UNK]",
+            model_max_length=material.size,
+        )
+
+    def model(self, auto: Any, **labels: Any) -> Any:
+        """The bundle's weights in one of transformers' models, its classifier replaced by ours."""
+        config = transformers.AutoConfig.from_pretrained(self.bundle.path, **labels)
+        model = auto.from_config(config).eval()
+        predictor = load_predictor(self.bundle, runtime="torch", threads=1)
+        assert isinstance(predictor, TorchPredictor)
+        classifier: Classifier = predictor._classifier
+        names = classifier.backbone.library_names
+        tensors = {names[name]: t for name, t in classifier.backbone.state_dict().items()}
+        missing, unexpected = model.base_model.load_state_dict(tensors, strict=False)
+        assert not [name for name in missing if not name.startswith("pooler")]
+        assert not [name for name in unexpected if not name.startswith("pooler")]
+        place = "classifier" if hasattr(model, "classifier") else "qa_outputs"
+        setattr(model, place, classifier.head)
+        return model
+
+
+def entities_agree(exported: Exported, texts: list[str]) -> None:
+    outputs = exported.bundle.task.outputs
+    model = exported.model(
+        transformers.AutoModelForTokenClassification,
+        id2label=dict(enumerate(outputs)),
+        label2id={tag: i for i, tag in enumerate(outputs)},
+    )
+    tagger = transformers.pipeline(
+        "token-classification",
+        model=model,
+        tokenizer=exported.tokenizer,
+        aggregation_strategy="first",
+    )
+    answers = load_predictor(exported.bundle, threads=1).predict(texts)
+    found = 0
+    for text, answer, theirs in zip(texts, answers, tagger(texts), strict=True):
+        ours = [(e["label"], e["start"], e["end"]) for e in answer["entities"]]
+        assert ours == [(e["entity_group"], e["start"], e["end"]) for e in theirs], text
+        np.testing.assert_allclose(
+            [e["score"] for e in answer["entities"]], [e["score"] for e in theirs], atol=1e-3
+        )
+        found += len(ours)
+    assert found > N, "a model that finds nothing would agree with any other"
+
+
+def spans_agree(exported: Exported, asked: list[dict[str, str]]) -> None:
+    model = exported.model(transformers.AutoModelForQuestionAnswering)
+    answers = list(load_predictor(exported.bundle, threads=1).predict(asked))
+    spans = []
+    for one, answer in zip(asked, answers, strict=True):
+        text, span = plain_decode(model, exported.tokenizer, one["question"], one["context"])
+        assert (answer["start"], answer["end"]) == span
+        assert exact_match(answer["answer"], [text]) == 1
+        spans.append(span)
+    assert len(set(spans)) > N // 4, "a model that always answers alike would agree as well"
+
+
+@torch.inference_mode()
+def plain_decode(
+    model: Any, tokenizer: Any, question: str, context: str
+) -> tuple[str, tuple[int | None, int | None]]:
+    """The best of all spans of a context, or none: transformers' own logits, no windows."""
+    fed = tokenizer(
+        question,
+        context,
+        return_offsets_mapping=True,
+        return_token_type_ids=True,
+        return_tensors="pt",
+    )
+    offsets, of_context = fed.pop("offset_mapping")[0].tolist(), fed.sequence_ids(0)
+    found = model(**fed)
+    starts, ends = found.start_logits[0].tolist(), found.end_logits[0].tolist()
+    best, span = starts[0] + ends[0], (None, None)
+    own = [i for i, which in enumerate(of_context) if which == 1]
+    for i in own:
+        for j in range(i, min(i + MOST_TOKENS, own[-1] + 1)):
+            if starts[i] + ends[j] > best:
+                best, span = starts[i] + ends[j], (offsets[i][0], offsets[j][1])
+    return ("" if span[0] is None else context[span[0] : span[1]]), span
+
+
+def texts(*, second_half: bool) -> list[str]:
+    sentences = tagged_sentences(N, seed=7, second_half=second_half)
+    return [" ".join(word for word, _ in sentence) for sentence in sentences]
+
+
+def questions(*, second_half: bool, n_things: int) -> list[dict[str, str]]:
+    file = passages(N // 3, seed=7, second_half=second_half, none=0.1, n_things=n_things)
+    return [
+        {"question": asked["question"], "context": paragraph["context"]}
+        for paragraph in file["data"][0]["paragraphs"]
+        for asked in paragraph["qas"]
+    ][:N]
+
+
+def test_a_tagger_finds_what_the_pipeline_finds(tmp_path: Path) -> None:
+    material = Material(tmp_path, "token-classification", n=240)
+    exported = Exported(material, tmp_path, TINY)
+    assert {"model.onnx", "tokenizer.json"} <= set(exported.bundle.manifest.files)
+    entities_agree(exported, texts(second_half=False))
+
+
+def test_an_answerer_answers_as_a_plain_decode_does(tmp_path: Path) -> None:
+    material = Material(tmp_path, "question-answering", n=240, size=128)
+    exported = Exported(material, tmp_path, TINY)
+    assert {"model.onnx", "tokenizer.json"} <= set(exported.bundle.manifest.files)
+    spans_agree(exported, questions(second_half=False, n_things=1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(MINILM is None, reason="needs the extra demo")
+def test_minilm_tags_unseen_names_and_agrees_with_the_pipeline(tmp_path: Path) -> None:
+    material = Material(
+        tmp_path, "token-classification", n=600, unseen=True, encoder=minilm(tmp_path), size=64
+    )
+    exported = Exported(material, tmp_path, {**TUNED, "warm_up_epochs": 3})
+    assert exported.result.objective is not None
+    assert exported.result.objective >= 0.95
+    entities_agree(exported, texts(second_half=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(MINILM is None, reason="needs the extra demo")
+def test_minilm_answers_questions_on_unseen_names_and_agrees_with_a_plain_decode(
+    tmp_path: Path,
+) -> None:
+    material = Material(
+        tmp_path,
+        "question-answering",
+        n=900,
+        n_things=2,
+        unseen=True,
+        encoder=minilm(tmp_path),
+        size=192,
+    )
+    exported = Exported(material, tmp_path, {**TUNED, "epochs": 4, "warm_up_epochs": 1})
+    assert exported.result.objective is not None
+    assert exported.result.objective >= 0.8
+    spans_agree(exported, questions(second_half=True, n_things=2))
+
+
+def test_a_question_may_come_as_an_object_a_mapping_or_json(tmp_path: Path) -> None:
+    from orchestrator.tasks.annotations import Question
+
+    material = Material(tmp_path, "question-answering", n=24, size=64)
+    exported = Exported(material, tmp_path, {**TINY, "epochs": 1})
+    one = questions(second_half=False, n_things=1)[0]
+    forms: list[Any] = [
+        one,
+        json.dumps(one),
+        json.dumps(one).encode(),
+        Question(one["question"], one["context"], ()),
+    ]
+    predictor = load_predictor(exported.bundle, threads=1)
+    answers = [{**answer, "uri": ""} for answer in predictor.predict(forms)]
+    assert answers == [answers[0]] * 4
+    assert len(predictor.embeddings(predictor.preparer.batch([]))) == 0
+    wrong: list[Any] = ["no JSON", {"question": "Who?"}, {"question": " ", "context": "x"}]
+    errors = [answer["error"] for answer in predictor.predict(wrong)]
+    assert [error.split(" ")[0:3] for error in errors] == [
+        ["is", "not", "JSON"],
+        ["has", "no", "question"],
+        ["has", "an", "empty"],
+    ]
+
+
+def test_a_long_text_is_answered_in_windows_and_has_one_embedding(tmp_path: Path) -> None:
+    material = Material(tmp_path, "token-classification", n=60, size=32)
+    exported = Exported(material, tmp_path, {**TINY, "epochs": 2})
+    predictor = load_predictor(exported.bundle, threads=1)
+    sentences = texts(second_half=False)
+    long = " ".join(sentences[:20])
+    (answer,) = predictor.predict([long])
+    assert all(e["text"] == long[e["start"] : e["end"]] for e in answer["entities"])
+    assert max((e["end"] for e in answer["entities"]), default=0) > len(long) // 2
+    preparer = predictor.preparer
+    read = [preparer.read(text) for text in (sentences[0], long)]
+    batch = preparer.batch(read)
+    assert len(batch[0]) > 2
+    assert preparer.merged(read, predictor.embeddings(batch)).shape == (2, 32)

@@ -1,0 +1,202 @@
+"""Windows lose nothing: what is true of a text goes in, and comes out as it was."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from orchestrator.data.tokens import TokenRows
+from orchestrator.data.windows import (
+    NO_WORD,
+    Cutter,
+    Layout,
+    encode,
+    first_tokens,
+    said_of,
+    window_targets,
+    words_of,
+)
+from orchestrator.spec.parts import TaskSpec, TextContract
+from orchestrator.tasks.annotations import Answer, Question, TaggedText
+from orchestrator.tasks.question_answering import QuestionAnswering, text_of
+from orchestrator.tasks.task import build_task
+from orchestrator.tasks.token_classification import TokenClassification
+from tests.orchestrator.text_material import tiny_tokenizer
+
+TAGGING = build_task(TaskSpec(kind="token-classification", labels=("LOC", "PER")))
+ASKING = build_task(TaskSpec(kind="question-answering", labels=("answer", "no answer")))
+WORDS = ["cat", "Zurich", "of", "ten", "xylophone", "is", ".", "e-mail"]
+
+
+def contract(size: int = 16, overlap: int = 4) -> TextContract:
+    return TextContract(size=size, tokenizer="0" * 64, pad=0, overlap=overlap)
+
+
+def cutter(*, pair: bool = False, size: int = 16, overlap: int = 4) -> Cutter:
+    return Cutter(Layout.of(tiny_tokenizer(), pair=pair), contract(size, overlap))
+
+
+def tagged(n_words: int, seed: int) -> TaggedText:
+    rng = np.random.default_rng(seed)
+    words = [str(word) for word in rng.choice(WORDS, n_words)]
+    starts = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
+    tags = [str(tag) for tag in rng.choice(["O", "B-LOC", "B-PER"], n_words)]
+    spans = tuple((int(s), int(s) + len(w)) for s, w in zip(starts, words, strict=True))
+    return TaggedText(" ".join(words), spans, tuple(tags))
+
+
+@pytest.mark.parametrize("overlap", [0, 4, 7])
+@pytest.mark.parametrize("n_tokens", [0, 1, 14, 15, 28, 29, 100])
+def test_windows_cover_every_token_and_share_what_they_should(n_tokens: int, overlap: int) -> None:
+    windows = cutter(overlap=overlap).windows(0, n_tokens)
+    assert all(stop - start <= 14 for start, stop in windows)
+    assert {t for start, stop in windows for t in range(start, stop)} == set(range(n_tokens))
+    assert windows[-1][1] == n_tokens
+    for (_, stop), (start, _) in itertools.pairwise(windows):
+        assert stop - start >= overlap
+
+
+@pytest.mark.parametrize("n_words", [1, 5, 12, 40])
+@pytest.mark.parametrize("overlap", [0, 4])
+def test_tags_that_are_learnt_are_the_tags_that_are_said(n_words: int, overlap: int) -> None:
+    assert isinstance(TAGGING, TokenClassification)
+    made = cutter(overlap=overlap)
+    for seed in range(5):
+        text = tagged(n_words, seed)
+        tokens = encode(tiny_tokenizer(), text)
+        windows = made.windows(0, len(tokens.ids))
+        targets = window_targets([(tokens, text, w) for w in windows], made, TAGGING)
+        assert (targets != -1).sum() > 0
+        assert targets.shape[1] <= 16
+        outputs = np.eye(TAGGING.n_outputs)[targets.clip(min=0)]
+        pairs = list(zip(windows, outputs, strict=True))
+        said = said_of(tokens, text, pairs, made, TAGGING)
+        assert tuple(TAGGING.spec.outputs[i] for i in said.argmax(axis=1)) == text.tags
+
+
+@pytest.mark.parametrize("answer", ["Zurich", "ten cats", "first", "last .", "xylophone is"])
+def test_the_answer_that_is_learnt_is_the_answer_that_is_said(answer: str) -> None:
+    assert isinstance(ASKING, QuestionAnswering)
+    made = cutter(pair=True, size=24, overlap=8)
+    context = "first of e-mail is ten cats in Zurich . a xylophone is red and it is the last ."
+    asked = Question("is it?", context, (Answer(answer, context.index(answer)),))
+    tokens = encode(tiny_tokenizer(), asked)
+    windows = made.windows(len(tokens.lead), len(tokens.ids))
+    assert len(windows) > 2
+    targets = window_targets([(tokens, asked, w) for w in windows], made, ASKING)
+    shown = targets[:, 0, 0] == 0
+    assert shown.any()
+    assert not shown.all()
+    logits = np.where(targets < 0, -9.0, 9.0 * targets)
+    said = said_of(tokens, asked, list(zip(windows, logits, strict=True)), made, ASKING)
+    assert text_of(said[0], context) == answer
+
+
+def test_a_question_without_an_answer_is_learnt_as_the_first_token() -> None:
+    asked = Question("is it?", "it is a cat", ())
+    made = cutter(pair=True)
+    tokens = encode(tiny_tokenizer(), asked)
+    targets = window_targets([(tokens, asked, (0, len(tokens.ids)))], made, ASKING)
+    assert targets[0, 0].tolist() == [1, 1]
+    assert (targets[0, 1 : made.before(tokens)] == -1).all(), "the question is out of reach"
+    assert targets[0, -1, 0] == -1, "so is the end"
+
+
+def test_a_word_is_said_by_the_window_that_shows_most_around_it() -> None:
+    assert isinstance(TAGGING, TokenClassification)
+    made = cutter(overlap=8)
+    text = TaggedText(
+        "cat " * 19 + "cat", tuple((4 * i, 4 * i + 3) for i in range(20)), ("O",) * 20
+    )
+    tokens = encode(tiny_tokenizer(), text)
+    windows = made.windows(0, 20)
+    outputs = [np.full((16, 5), number, float) for number in range(len(windows))]
+    said = said_of(
+        text=tokens,
+        truth=text,
+        windows=list(zip(windows, outputs, strict=True)),
+        cutter=made,
+        task=TAGGING,
+    )
+    for word, probs in enumerate(said):
+        around = [min(word - a, b - 1 - word) if a <= word < b else -1 for a, b in windows]
+        assert around[int(probs[0])] == max(around)
+
+
+def test_one_window_is_laid_out_as_the_tokenizer_does() -> None:
+    tokenizer = tiny_tokenizer()
+    asked = Question("is it ten?", "the cat is in Zurich", ())
+    whole = tokenizer.encode(asked.question, asked.context)
+    made = cutter(pair=True, size=64)
+    tokens = encode(tokenizer, asked)
+    rows = made.rows([(tokens, (0, len(tokens.ids)))])
+    assert rows.ids[0].tolist() == whole.ids
+    assert rows.types is not None
+    assert rows.types[0].tolist() == whole.type_ids
+
+    text = tagged(6, 0)
+    tokens = encode(tokenizer, text)
+    rows = cutter(size=64).rows([(tokens, (0, len(tokens.ids)))])
+    assert rows.ids[0].tolist() == tokenizer.encode(text.text).ids
+    assert rows.types is None
+
+
+def test_a_long_question_leaves_half_of_an_input_to_the_context() -> None:
+    made = cutter(pair=True, size=23)
+    asked = Question("cat " * 50, "ten " * 15, ())
+    tokens = encode(tiny_tokenizer(), asked)
+    windows = made.windows(len(tokens.lead), len(tokens.ids))
+    rows = made.rows([(tokens, window) for window in windows])
+    assert rows.ids.shape[1] <= 23
+    assert made.lead_length(len(tokens.lead)) == 10
+    assert {t for a, b in windows for t in range(a, b)} == set(range(15))
+
+
+def test_only_the_first_token_of_a_word_carries_its_tag() -> None:
+    text = TaggedText("Zurich is ten", ((0, 6), (7, 9), (10, 13)), ("O",) * 3)
+    tokens = encode(tiny_tokenizer(), text)
+    first = first_tokens(tokens, text.words)
+    assert first.tolist() == [0, *[NO_WORD] * 5, 1, 2]
+
+
+def test_a_word_of_which_the_tokenizer_makes_nothing_has_no_entity() -> None:
+    assert isinstance(TAGGING, TokenClassification)
+    text = TaggedText("cat \u0301 ten", ((0, 3), (4, 5), (6, 9)), ("B-LOC", "B-LOC", "B-LOC"))
+    tokens = encode(tiny_tokenizer(), text)
+    made = cutter()
+    outputs = np.tile(np.eye(5)[1], (16, 1))
+    said = said_of(tokens, text, [((0, len(tokens.ids)), outputs)], made, TAGGING)
+    assert said.argmax(axis=1).tolist() == [1, 0, 1]
+
+
+def test_words_are_those_of_the_tokenizer_with_punctuation_apart() -> None:
+    text = "The cat, in Zurich."
+    bert = tiny_tokenizer().encode(text, add_special_tokens=False)
+    expected = ["The", "cat", ",", "in", "Zurich", "."]
+    assert [text[a:b] for a, b in words_of(bert, text)] == expected
+
+    known = "▁The ▁cat , ▁in ▁Zurich . ▁"
+    pieces = [("<unk>", 0.0), *((piece, -1.0) for piece in known.split(" "))]
+    spaced = Tokenizer(models.Unigram(pieces, unk_id=0))
+    spaced.pre_tokenizer = pre_tokenizers.Metaspace()
+    own = spaced.encode(text, add_special_tokens=False)
+    assert [text[a:b] for a, b in words_of(own, text)] == expected
+
+
+def test_batches_of_pairs_are_joined_with_their_types() -> None:
+    made = cutter(pair=True, size=32)
+    parts = []
+    for context in ("it is ten", "the cat of ten is in Zurich"):
+        tokens = encode(tiny_tokenizer(), Question("is it?", context, ()))
+        parts.append(made.rows([(tokens, (0, len(tokens.ids)))]))
+    whole = TokenRows.joined(parts, 0)
+    for row, part in enumerate(parts):
+        assert part.types is not None
+        assert whole.types is not None
+        length = int(part.lengths[0])
+        assert np.array_equal(whole.types[row, :length], part.types[0])
+        assert np.array_equal(whole.ids[row, :length], part.ids[0])
+    assert whole.take(np.array([1])).types is not None
