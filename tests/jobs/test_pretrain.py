@@ -99,6 +99,18 @@ def test_the_verb_writes_a_folder_once_and_says_what_it_brought(
     assert "config.json is not what was written" in capfd.readouterr().err
 
 
+def test_several_workers_pretrain_under_ray_train(
+    cluster: Cluster, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    section = {"backbone": str(root / "tiny"), "corpus": str(root / "raw"), **PRETRAINING}
+    spec = {"pretraining": section, "workers": {"per_trial": 2}, "storage": str(tmp_path / "runs")}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(spec))
+    assert main(["pretrain", str(tmp_path / "p.yaml"), "--json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["pretrained"]
+    assert row["after"].keys() == {"loss", "perplexity"}
+    assert [p.name for p in Path(row["folder"]).parent.iterdir()] == [Path(row["folder"]).name]
+
+
 def test_bad_specs_and_bad_corpora_have_their_exit_codes(
     root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
