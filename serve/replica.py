@@ -90,12 +90,43 @@ class RemoteEndpoint:
         return found
 
 
+class Teller:
+    """Tells the cluster's tally what this replica has counted and how its inputs drift."""
+
+    def __init__(self, counted: Metrics) -> None:
+        self._counted = counted
+        self._replica = serve.get_replica_context().replica_tag
+        self._tally = tally()
+
+    def tell(self, endpoints: Iterable[LocalEndpoint]) -> Any:
+        """What may be awaited, and need not be."""
+        for endpoint in endpoints:
+            drift = endpoint.watched.drift() if endpoint.watched else None
+            if drift is not None:
+                identity = endpoint.entry.identity
+                labels = {"model": identity.name, "version": identity.version}
+                labels["replica"] = self._replica
+                self._counted.set(metrics.DRIFT_SHIFT, drift.shift, **labels)
+                self._counted.set(metrics.DRIFT_FAR, drift.far_share, **labels)
+        return self._tally.tell.remote(self._replica, self._counted.snapshot())
+
+    async def total(self, endpoints: Iterable[LocalEndpoint]) -> Snapshot:
+        """What all replicas counted; this one's own where the tally does not answer."""
+        try:
+            await self.tell(endpoints)
+            total: Snapshot = await self._tally.total.remote()
+        except RayError:
+            return self._counted.snapshot()
+        return total
+
+
 class OwnModel:
     """A model in a deployment of its own."""
 
     def __init__(self, model: Model, limits: Limits, at_once: int) -> None:
         worker = Worker(threads=at_once, queue=limits.queue)
         self._endpoint = loaded([model], limits=limits, worker=worker)[model]
+        self._teller = Teller(Metrics())
 
     async def ask(self, verb: Verb, body: Body) -> Answered | Refusal:
         """The answer or the problem; a value either way, since errors are wrapped on their way."""
@@ -105,7 +136,8 @@ class OwnModel:
             return refused
 
     async def check_health(self) -> None:
-        """Predict, or raise."""
+        """Predict, or raise; and tell how inputs drift. The ingress counts the requests."""
+        self._teller.tell([self._endpoint])
         await self._endpoint.probe()
 
 
@@ -118,8 +150,7 @@ class Ingress:
     ) -> None:
         _log_to_stdout()
         self._counted = Metrics()
-        self._replica = serve.get_replica_context().replica_tag
-        self._tally = tally()
+        self._teller = Teller(self._counted)
         worker = Worker(threads=at_once, queue=limits.queue)
         here = loaded([model for one in served for model in one.here], limits=limits, worker=worker)
         endpoints = {one.model.pin.name: self._endpoint(one, limits, here) for one in served}
@@ -139,8 +170,9 @@ class Ingress:
 
     async def check_health(self) -> None:
         """Predict with every model here, or raise; and tell what was counted."""
-        self._tell()
-        for endpoint in _local(self._endpoints):
+        here = list(_local(self._endpoints))
+        self._teller.tell(here)
+        for endpoint in here:
             await endpoint.probe()
 
     def _endpoint(
@@ -158,25 +190,8 @@ class Ingress:
         candidate = place(served.candidate, served.candidate_handle)
         return SplitEndpoint(current, candidate, served.share, self._counted)
 
-    def _tell(self) -> Any:
-        for endpoint in _local(self._endpoints):
-            drift = endpoint.watched.drift() if endpoint.watched else None
-            if drift is not None:
-                identity = endpoint.entry.identity
-                labels = {"model": identity.name, "version": identity.version}
-                labels["replica"] = self._replica
-                self._counted.set(metrics.DRIFT_SHIFT, drift.shift, **labels)
-                self._counted.set(metrics.DRIFT_FAR, drift.far_share, **labels)
-        return self._tally.tell.remote(self._replica, self._counted.snapshot())
-
     async def _total(self) -> Snapshot:
-        """What all replicas counted; this one's own where the tally does not answer."""
-        try:
-            await self._tell()
-            total: Snapshot = await self._tally.total.remote()
-        except RayError:
-            return self._counted.snapshot()
-        return total
+        return await self._teller.total(_local(self._endpoints))
 
 
 def _local(endpoints: Iterable[Endpoint]) -> Iterator[LocalEndpoint]:

@@ -1,0 +1,138 @@
+"""The command as a person uses it: serve, roll to a new version, roll back, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from orchestrator.bundle.bundle import Bundle
+from orchestrator.bundle.registry import Registry
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
+from orchestrator.spec.strategy import FeatureExtraction
+from tests.orchestrator.bundle.small_bundles import image_bundle
+from tests.serve.material import COLOURS, image_file, record_of
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+PATIENCE_S = 240
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def environment(tmp_path: Path, registry: str) -> dict[str, str]:
+    """A cache of the test's own, so that no other endpoint is found."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "MLFLOW_TRACKING_URI": registry,
+    }
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def bundles(folder: Path) -> Iterator[Bundle]:
+    """Two versions whose answers differ."""
+    experiment = Experiment(
+        task=TaskSpec(kind="image-classification", labels=COLOURS),
+        data_digest="d" * 64,
+        backbone=BackboneSpec(name="mobilenetv3_small_050"),
+        weights_digest="e" * 64,
+        input=InputContract(size=64, crop_fraction=1.0, mean=(0.5,) * 3, std=(0.5,) * 3),
+        strategy=FeatureExtraction(seed=7),
+        objective=ObjectiveSpec(),
+    )
+    for number in (1, 2):
+        record = record_of(experiment)
+        yield image_bundle(folder / str(number), experiment, record, temperature=float(number))
+
+
+def started(words: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    """A verb as a process that hears Ctrl-C."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def done(words: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """The JSON document of a verb that must succeed."""
+    output, _ = (process := started([*words, "--json"], environment)).communicate(PATIENCE_S)
+    assert process.returncode == 0, output
+    document: dict[str, Any] = json.loads(output)
+    return document
+
+
+def answered_by(port: int) -> tuple[str, str | None]:
+    """The version and alias that answer an image."""
+    url = f"http://127.0.0.1:{port}/v1/models/cells:predict"
+    found = httpx.post(url, content=image_file(), timeout=30).json()
+    return found["version"], found["alias"]
+
+
+def test_a_model_is_served_rolled_and_rolled_back(
+    tmp_path: Path, registry: str, environment: dict[str, str], port: int
+) -> None:
+    names = Registry(registry, cache=tmp_path / "registering")
+    first, second = bundles(tmp_path / "bundles")
+    names.register(first, name="cells", alias="champion")
+    deploy = ["deploy", "cells", "--port", str(port)]
+    serving = started([*deploy, "--json"], environment)
+    try:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not _is_ready(port):
+            assert serving.poll() is None, serving.communicate()
+            assert time.monotonic() < deadline_s, "it does not serve"
+            time.sleep(0.2)
+        assert answered_by(port) == ("1", "champion")
+
+        names.register(second, name="cells", alias="champion")
+        canary = done([*deploy, "--canary", "50%"], environment)
+        assert canary["endpoints"][0]["bundle"] == "cells/1"
+        assert {answered_by(port)[0] for _ in range(40)} == {"1", "2"}
+
+        done(deploy, environment)
+        assert {answered_by(port) for _ in range(10)} == {("2", "champion")}
+
+        back = done(["rollback", "cells", "--port", str(port)], environment)
+        assert (back["from"], back["to"], back["rolled"]) == (2, 1, True)
+        assert {answered_by(port) for _ in range(10)} == {("1", "champion")}
+    finally:
+        serving.send_signal(signal.SIGINT)
+        output, _ = serving.communicate(timeout=PATIENCE_S)
+    assert serving.returncode == 130
+    assert json.loads(output)["stopped"] is True
+    assert not _is_ready(port)
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
