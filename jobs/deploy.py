@@ -174,12 +174,11 @@ def clip_name(clip: BackboneSpec) -> str:
 
 def clip_bundle(args: argparse.Namespace, clip: BackboneSpec, terminal: Terminal) -> str:
     """The folder of a CLIP's bundle in the user's cache, made if it is not there."""
-    from orchestrator.bundle.cache import default_cache
-    from orchestrator.bundle.clip_bundles import OWN_LABELS, cached_clip_bundle
+    from orchestrator.bundle.clip_bundles import OWN_LABELS, cached_clip_bundle, default_clips
 
     terminal.say(f"{clip.name} as a bundle")
     labels = given_labels(args) or with_templates(OWN_LABELS, args.templates)
-    return str(cached_clip_bundle(default_cache().parent / "clips", clip, labels).path)
+    return str(cached_clip_bundle(default_clips(), clip, labels).path)
 
 
 def check_bundles(args: argparse.Namespace, named: list[tuple[str, str]]) -> None:

@@ -60,10 +60,9 @@ def bundle_named(args: argparse.Namespace) -> Bundle:
     clip = named_clip(args.bundle)
     if clip is None:
         return open_bundle(locate(args.bundle, registry_uri=args.registry))
-    from orchestrator.bundle.cache import default_cache
-    from orchestrator.bundle.clip_bundles import cached_clip_bundle
+    from orchestrator.bundle.clip_bundles import cached_clip_bundle, default_clips
 
-    return cached_clip_bundle(default_cache().parent / "clips", clip)
+    return cached_clip_bundle(default_clips(), clip)
 
 
 def predictor_of(args: argparse.Namespace, bundle: Bundle, labels: LabelSet | None) -> Predictor:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.label_arguments import add_label_arguments, given_labels, named_clip
-from jobs.registry_arguments import DEFAULT_REGISTRY
+from jobs.registry_arguments import DEFAULT_REGISTRY, default_registry
 from jobs.report import sweep_folder
 from jobs.terminal import Terminal
+from orchestrator.bundle.reference import CHAMPION, check_alias, check_name
 from orchestrator.errors import SpecError, nearest
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--trial", metavar="ID", help="which trial; the winner when not given")
     parser.add_argument("--name", required=True, help="the model's name in the registry")
-    parser.add_argument("--alias", default="champion", help="alias to move (default: %(default)s)")
+    parser.add_argument("--alias", default=CHAMPION, help="alias to move (default: %(default)s)")
     parser.add_argument(
         "--registry",
         metavar="URI",
@@ -53,9 +54,6 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     if args.labels is not None or args.templates:
         raise SpecError("--labels and --templates are for a CLIP. A sweep's trial has its own")
     root = sweep_folder(Path(args.sweep_dir))
-    from orchestrator.bundle.cache import default_cache
-    from orchestrator.bundle.reference import check_alias, check_name
-    from orchestrator.bundle.registry import Registry
     from orchestrator.runtime.folders import SweepFolder
     from orchestrator.tuning.tracking import tracking_uri
 
@@ -66,28 +64,12 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     terminal.say(f"bundling trial {record.trial} ({record.experiment.strategy.strategy})")
     bundle = bundle_trial(folder, record)
     uri = args.registry or tracking_uri(folder.spec())
-    terminal.say(f"verified; registering at {uri}")
-    version = Registry(uri, cache=default_cache()).register(
-        bundle,
-        name=args.name,
-        alias=args.alias,
-        tags={"trial": record.trial, "sweep": root.name},
-    )
-    terminal.show(f"bundle: {bundle.path}")
-    terminal.show(_onnx_line(bundle.manifest))
-    terminal.show(f"registered: {args.name} version {version.version}, alias {args.alias}")
+    tags = {"trial": record.trial, "sweep": root.name}
     return 0, {
-        "bundle": str(bundle.path),
-        "digest": bundle.digest,
-        "name": args.name,
-        "version": version.version,
-        "alias": args.alias,
+        **_registered(args, terminal, bundle, uri=uri, tags=tags),
         "trial": record.trial,
         "validation": record.validation,
         "test": (_test_of(folder, record) or {}).get("metrics"),
-        "registry": uri,
-        "onnx": bundle.manifest.onnx and bundle.manifest.onnx.to_json(),
-        "without_onnx": bundle.manifest.without_onnx,
     }
 
 
@@ -100,30 +82,39 @@ def _promote_clip(
         raise SpecError("--labels: missing. Name the classes: --labels cat,dog, or a file")
     if args.trial is not None:
         raise SpecError("--trial: a CLIP has no trials. Leave it out")
-    from orchestrator.bundle.cache import default_cache
-    from orchestrator.bundle.clip_bundles import cached_clip_bundle
-    from orchestrator.bundle.reference import check_alias, check_name
-    from orchestrator.bundle.registry import Registry
+    from orchestrator.bundle.clip_bundles import cached_clip_bundle, default_clips
 
     check_name(args.name)
     check_alias(args.alias)
     terminal.say(f"bundling {clip.name} with {len(labels.labels)} labels")
-    bundle = cached_clip_bundle(default_cache().parent / "clips", clip, labels)
-    uri = args.registry or os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_REGISTRY)
+    bundle = cached_clip_bundle(default_clips(), clip, labels)
+    uri, tags = args.registry or default_registry(), {"clip": clip.name}
+    return 0, {
+        **_registered(args, terminal, bundle, uri=uri, tags=tags),
+        "labels": list(labels.labels),
+    }
+
+
+def _registered(
+    args: argparse.Namespace, terminal: Terminal, bundle: Bundle, *, uri: str, tags: dict[str, str]
+) -> dict[str, Any]:
+    """Register a bundle and move the alias to it; what is told of it as JSON."""
+    from orchestrator.bundle.cache import default_cache
+    from orchestrator.bundle.registry import Registry
+
     terminal.say(f"verified; registering at {uri}")
     version = Registry(uri, cache=default_cache()).register(
-        bundle, name=args.name, alias=args.alias, tags={"clip": clip.name}
+        bundle, name=args.name, alias=args.alias, tags=tags
     )
     terminal.show(f"bundle: {bundle.path}")
     terminal.show(_onnx_line(bundle.manifest))
     terminal.show(f"registered: {args.name} version {version.version}, alias {args.alias}")
-    return 0, {
+    return {
         "bundle": str(bundle.path),
         "digest": bundle.digest,
         "name": args.name,
         "version": version.version,
         "alias": args.alias,
-        "labels": list(labels.labels),
         "registry": uri,
         "onnx": bundle.manifest.onnx and bundle.manifest.onnx.to_json(),
         "without_onnx": bundle.manifest.without_onnx,

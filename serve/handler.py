@@ -27,8 +27,6 @@ from .worker import Room
 
 _LOG = logging.getLogger("transfer_orchestrator.serve")
 
-GONE = 499  # what the access log says of a client that did not wait
-
 _NAME = NAME_RULE.removeprefix("^").removesuffix("$")
 _VERBS: dict[str, Verb] = {"predict": "predict", "embed": "embed", "explain": "explain"}
 
@@ -94,7 +92,7 @@ class Handler:
         try:
             reply = await self._reply(exchange)
         except ClientGone:
-            self._account(exchange, GONE)
+            self._account(exchange, metrics.GONE)
             return
         self._account(exchange, reply.status)
         await exchange.respond(send, reply)

@@ -14,6 +14,7 @@ Snapshot = dict[str, dict[Labels, float]]
 Outcome = Literal["ok", "partial", "refused", "overloaded", "late", "failed", "gone"]
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+GONE = 499  # the status that is accounted for a client that did not wait
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 REQUESTS = "orchestrator_requests_total"
@@ -41,7 +42,7 @@ _FAMILIES: dict[str, tuple[str, str]] = {
 def outcome_of(status: int) -> Outcome:
     """How a request ended, by the status it was answered with."""
     match status:
-        case 499:
+        case _ if status == GONE:
             return "gone"
         case 429 | 503:
             return "overloaded"

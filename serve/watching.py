@@ -12,6 +12,7 @@ from orchestrator.bundle.manifest import BundleManifest
 from orchestrator.bundle.predictor import Floats, Outputs, Predictor, answers
 from orchestrator.bundle.preparing import Input, Preparer
 from orchestrator.data.inputs import Prepared
+from orchestrator.spec.parts import by_position
 
 
 class Watched:
@@ -64,11 +65,9 @@ class Watched:
 def watched(predictor: Predictor, bundle: Bundle) -> Watched | None:
     """The same predictor, watched; None where nobody recorded what inputs are usual.
 
-    Only answers of one head output a label come from `answers`; other tasks decode otherwise.
+    Tasks whose head answers for every token are not watched.
     """
     baseline = bundle.drift_baseline()
-    if baseline is None or not bundle.task.kind.endswith("-classification"):
-        return None
-    if bundle.task.kind.startswith("token-"):
+    if baseline is None or by_position(bundle.task.kind):
         return None
     return Watched(predictor, DriftGauge(baseline))

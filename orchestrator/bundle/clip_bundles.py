@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.bundle.bundle import Bundle, open_bundle
+from orchestrator.bundle.cache import default_cache
 from orchestrator.bundle.manifest import MANIFEST
 from orchestrator.bundle.writing import write_bundle
 from orchestrator.data.inputs import Prepared
@@ -79,6 +80,11 @@ def write_clip_bundle(folder: Path, spec: BackboneSpec, labels: LabelSet) -> Bun
         samples=random_samples(clip.input),
         created_at=now,
     )
+
+
+def default_clips() -> Path:
+    """Where bundles of CLIPs are kept when nobody says: in the user's cache."""
+    return default_cache().parent / "clips"
 
 
 def cached_clip_bundle(cache: Path, spec: BackboneSpec, labels: LabelSet = OWN_LABELS) -> Bundle:

@@ -44,7 +44,7 @@ class Network(Classifier):
             phase: The phase.
             cut: Where its inputs were stored; None for inputs and for pooled features.
         """
-        if phase.from_features and self.pooling != "none":
+        if phase.from_pooled:
             return self.head
         return self if cut is None else _Suffix(self, cut)
 

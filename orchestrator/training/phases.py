@@ -25,7 +25,8 @@ from orchestrator.spec.strategy import (
 class Phase:
     """Epochs during which the same parameters learn.
 
-    With `same_inputs` every epoch draws from the same few views, so that frozen outputs recur.
+    With `same_inputs` every epoch draws from the same few views, so that frozen outputs recur. With
+    `pools` the head reads features pooled over positions, rather than every position's.
     `stage_lrs` maps each trainable stage (0 is the stem) to its base rate; the others are frozen.
     A phase that reads stored features trains the head alone and sees no image; zero-shot's has no
     epochs.
@@ -43,6 +44,7 @@ class Phase:
     batch_norm: BatchNorm
     augment: Augment
     same_inputs: bool
+    pools: bool
     mixup: float
     cutmix: float
     ema_decay: float
@@ -51,6 +53,11 @@ class Phase:
     def from_features(self) -> bool:
         """Whether the whole backbone is frozen, and its outputs can be read from the store."""
         return not self.stage_lrs and self.same_inputs
+
+    @property
+    def from_pooled(self) -> bool:
+        """Whether all that the head reads are stored features, one row an input."""
+        return self.from_features and self.pools
 
 
 WARM_UP: dict[str, Any] = {
@@ -111,6 +118,7 @@ def _warm_up(strategy: FineTuning) -> tuple[Phase, ...]:
             batch_norm="frozen",
             augment=warm_up_augment(strategy),
             same_inputs=True,
+            pools=strategy.pooling != "none",
             **WARM_UP,
         ),
     )
@@ -152,6 +160,7 @@ def _phase(
         batch_norm=batch_norm,
         augment=params.augment,
         same_inputs=params.inputs_recur,
+        pools=params.pooling != "none",
         mixup=params.mixup,
         cutmix=params.cutmix,
         ema_decay=params.ema_decay,

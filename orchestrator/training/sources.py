@@ -219,7 +219,7 @@ def build_source(
     Heads on pooled features read these; heads on positions read the last stage's activations. Rank
     0 decides for all whether activations are stored.
     """
-    if phase.from_features and experiment.strategy.pooling != "none":
+    if phase.from_pooled:
         return StoredSource(experiment, phase.augment, io, workers)
     cut = backbone.deepest_cut(len(phase.stage_lrs)) if phase.same_inputs else None
     if cut is not None and workers.agree(io.stores(cut, phase.augment)):

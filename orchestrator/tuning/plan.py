@@ -258,10 +258,9 @@ def _measured(part: Part) -> StepCost:
     process_bytes = resident_bytes(device)
     reset_peak_memory(device)
     forward_s = _median_s(forward, device)
-    pooled = phase.from_features and strategy.pooling != "none"
-    train_s = forward_s if pooled else _median_s(step, device)
+    train_s = forward_s if phase.from_pooled else _median_s(step, device)
     trained, _ = network.counts()
-    gradients = 0 if pooled else BYTES_PER_NUMBER * trained
+    gradients = 0 if phase.from_pooled else BYTES_PER_NUMBER * trained
     used = peak_memory_bytes(device) - process_bytes - gradients
     return StepCost(
         train_s=train_s / PROBE_BATCH,
@@ -333,7 +332,7 @@ def epoch_seconds(
     """Forecast of one epoch of a phase, validation included; None where its cost is not known."""
     pieces, strategy = pieces_of(examples, part.experiment.input), part.experiment.strategy
     n_train, n_validation = len(pieces.indices("train")), len(pieces.indices("validation"))
-    if phase.from_features and strategy.pooling != "none":
+    if phase.from_pooled:
         return n_train * FEATURE_ROW_S
     if cost is None:
         return None

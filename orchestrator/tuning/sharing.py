@@ -164,8 +164,7 @@ def pooled_width(experiment: Experiment) -> int:
 
 def frozen_cut(experiment: Experiment, phase: Phase) -> CutFacts | None:
     """The cut whose stored activations a phase can start from: a head on positions, too."""
-    on_positions = experiment.strategy.pooling == "none"
-    if not phase.same_inputs or not (phase.stage_lrs or on_positions):
+    if not phase.same_inputs or phase.from_pooled:
         return None
     return cut_facts(experiment.backbone, experiment.input.size, len(phase.stage_lrs))
 
@@ -187,7 +186,7 @@ def _uses(experiment: Experiment, images: int) -> list[Shared]:
     phases = phases_of(experiment)
     pools = strategy.pooling != "none"
     width = pooled_width(experiment) if pools else 0
-    head_epochs = sum(phase.epochs for phase in phases if phase.from_features and pools)
+    head_epochs = sum(phase.epochs for phase in phases if phase.from_pooled)
     if isinstance(strategy, ZeroShot):
         head_epochs = 1  # it reads what a head's epoch does, and trains nothing
     tuned = [(phase, cut) for phase in phases if (cut := frozen_cut(experiment, phase))]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from orchestrator.bundle.bundle import Bundle, open_bundle
 from orchestrator.bundle.manifest import render, sealed
@@ -17,6 +18,15 @@ from orchestrator.spec.record import EpochRow, GroupRow, PhaseRow, Record
 from orchestrator.spec.strategy import FeatureExtraction
 
 LABELS = ("good", "cracked", "dark")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models this small are slower on several threads, and more so beside other tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

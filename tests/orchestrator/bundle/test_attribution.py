@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from orchestrator.bundle.attribution import CELLS, Erasure, Occlusion, explain
@@ -35,14 +34,6 @@ class Rule(NetworkPredictor):
         logits = np.zeros((len(prepared), 3), np.float32)
         logits[:, 1] = self._rule(prepared)
         return Outputs(logits, logits[:, :1])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,6 @@ from orchestrator.spec.parts import BackboneSpec
 from orchestrator.spec.strategy import FeatureExtraction
 
 SAMPLES = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 64), np.uint8)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

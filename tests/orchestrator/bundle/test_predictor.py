@@ -4,7 +4,6 @@ import io
 import json
 import pickle
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,6 @@ from orchestrator.spec.parts import TaskSpec
 from orchestrator.spec.record import Record
 from tests.orchestrator.bundle.small_bundles import answered_in_a_new_process
 from tests.orchestrator.bundle.small_bundles import image_bundle as written
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models this small are slower on several threads, and more so beside other tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

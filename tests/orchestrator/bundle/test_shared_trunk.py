@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from orchestrator.bundle.bundle import Bundle, open_bundle
 from orchestrator.bundle.manifest import render, sealed
@@ -27,14 +26,6 @@ from tests.orchestrator.bundle.small_bundles import HEAVY, image_bundle, text_bu
 
 RNG = np.random.default_rng(0)
 MODEL_BYTES = 4_000_000  # of mobilenetv3_small_100 at least
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 STRATEGIES: dict[str, StrategyParams] = {

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import torch
 
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.predictor import Predictor, load_predictor
@@ -16,14 +13,6 @@ from orchestrator.spec.strategy import FeatureExtraction
 from tests.orchestrator.bundle.small_bundles import answered_in_a_new_process, text_bundle
 
 TEXTS = ["a cat", "the dog and the horse " * 9, "one two three four five six seven", ""]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

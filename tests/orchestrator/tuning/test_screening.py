@@ -77,6 +77,7 @@ def test_the_plan_says_again_what_was_decided() -> None:
     assert Screen.of_plan({}) is None
 
 
+@pytest.mark.ray
 def test_a_sweep_fine_tunes_what_the_screen_keeps_and_one_audit(
     cluster: Cluster, raw_spec: RawSpec
 ) -> None:
