@@ -15,6 +15,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Accepts = Literal["image", "text", "question"]
 Datatype = Literal["BYTES", "UINT8", "FP32"]
 
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
 
 class Told(BaseModel):
     """What the endpoint tells; keys that this version does not know are left out."""

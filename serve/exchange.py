@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from .bodies import Body, Receive, media_type, read_body
+from .contract import PROBLEM_MEDIA_TYPE
 from .limits import Limits
 from .options import parse_top
-from .problems import MEDIA_TYPE as PROBLEM_MEDIA_TYPE
 from .problems import Refusal, json_bytes
 from .worker import Room
 

@@ -14,7 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from orchestrator.bundle.reference import NAME_RULE
 
 from . import contract
-from .problems import KINDS, MEDIA_TYPE, Slug
+from .problems import KINDS, Slug
 
 Json = dict[str, Any]
 
@@ -326,7 +326,7 @@ def _problems(operation: Operation) -> Json:
 def _problem(status: int, slugs: Iterable[Slug]) -> Json:
     found: Json = {
         "description": "; ".join(f"{KINDS[slug].title} (`{slug}`)" for slug in slugs),
-        "content": {MEDIA_TYPE: {"schema": _ref(contract.Problem)}},
+        "content": {contract.PROBLEM_MEDIA_TYPE: {"schema": _ref(contract.Problem)}},
     }
     if status in (429, 503):
         found["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}

@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 from orchestrator.errors import OrchestratorError
 
-MEDIA_TYPE = "application/problem+json"
-
 Slug = Literal[
     "malformed",
     "key-missing",

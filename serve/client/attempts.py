@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from ..contract import PROBLEM_MEDIA_TYPE
 from .errors import DeadlineError, UnreachableError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -109,9 +110,14 @@ def retry_after_s(response: httpx.Response) -> float:
 
 
 def _may_pass(outcome: httpx.Response | httpx.TransportError) -> bool:
-    """Whether the same request may do better later."""
+    """Whether the same request may do better later.
+
+    A 500 without a problem document is none of the endpoint's: Ray's proxy answers so where the
+    replica died with the request in hand.
+    """
     if isinstance(outcome, httpx.Response):
-        return outcome.status_code in TRY_AGAIN
+        told = outcome.headers.get("Content-Type", "").startswith(PROBLEM_MEDIA_TYPE)
+        return outcome.status_code in TRY_AGAIN or (outcome.status_code == 500 and not told)
     return isinstance(outcome, _BROKEN)
 
 

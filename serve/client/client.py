@@ -85,8 +85,9 @@ class Client(_Endpoint[httpx.Client]):
         with Client("http://127.0.0.1:8000") as client:
             answer = client.predict("solar-cells", Path("cell.jpg")).answers[0]
 
-    It may be shared by threads. A call that found no connection, an empty response, or 429, 502,
-    503 or 504 is tried again, after a pause, as long as its time allows.
+    It may be shared by threads. A call that found no connection, an empty response, 429, 502, 503
+    or 504, or a proxy's own 500 (its replica died), is tried again, after a pause, as long as its
+    time allows.
     """
 
     _connect = httpx.Client

@@ -10,6 +10,7 @@ import pytest
 
 from serve.client.attempts import LONGEST_PAUSE_S, Attempts, Outcome, Pause, Send, retry_after_s
 from serve.client.errors import DeadlineError, UnreachableError
+from serve.contract import PROBLEM_MEDIA_TYPE
 
 REQUEST = httpx.Request("POST", "http://127.0.0.1/v1/models/m:predict")
 
@@ -60,9 +61,16 @@ def test_what_may_pass_is_tried_again(status: int) -> None:
     assert [type(step) for step in asked] == [Send, Pause, Send]
 
 
+def test_a_500_that_no_endpoint_wrote_is_tried_again() -> None:
+    plain = response(500, **{"Content-Type": "text/plain; charset=utf-8"})
+    _, last = played([plain, response(200)])
+
+    assert last.status_code == 200
+
+
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 413, 422, 500, 501])
 def test_what_will_be_the_same_is_not_tried_again(status: int) -> None:
-    asked, last = played([response(status)])
+    asked, last = played([response(status, **{"Content-Type": PROBLEM_MEDIA_TYPE})])
 
     assert last.status_code == status
     assert len(asked) == 1
