@@ -41,9 +41,9 @@ class Site:
         )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(cluster: Cluster) -> Iterator[Site]:
-    """Serve on the run's cluster."""
+    """Serve on the run's cluster, until the module's tests have ended: others need its CPUs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
