@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
 }
 
+RELEASED_WITHIN_S = 2.0  # an actor that has ended gives its CPUs back
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -72,6 +75,21 @@ class Cluster:
                 "--address"
             )
         return min(by_cpu, by_gpu)
+
+    def cpus_of_one(self, workers: WorkersSpec) -> float:
+        """CPUs of a task that nothing else of the sweep runs beside.
+
+        On one machine it takes what nobody else holds (an endpoint may serve there), where nodes
+        are several a worker's share. What the sweep's own actors held a moment ago is waited for.
+        """
+        if self.nodes > 1:
+            return workers.cpus
+        end_s = time.monotonic() + RELEASED_WITHIN_S
+        while (free := ray.available_resources().get("CPU", 0.0)) < self.cpus:
+            if time.monotonic() > end_s:
+                break
+            time.sleep(0.1)
+        return max(workers.cpus, float(math.floor(free)))
 
 
 def local_cluster() -> Cluster:

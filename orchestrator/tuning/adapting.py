@@ -218,7 +218,7 @@ def _run(
     seconds: float | None,
     progress: Progress,
 ) -> bool:
-    cpus = cluster.cpus if cluster.nodes == 1 else workers.cpus
+    cpus = cluster.cpus_of_one(workers)
     ticket = PretrainingTicket(
         storage=str(adaptation.storage.resolve()),
         digest=adaptation.digest,

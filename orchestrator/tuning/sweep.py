@@ -512,8 +512,7 @@ class _Run:
             ensure_tested(
                 self.folder,
                 winner,
-                # Nothing else of the sweep runs now: on one machine it takes all of it.
-                cpus=cluster.cpus if cluster.nodes == 1 else self.spec.workers.cpus,
+                cpus=cluster.cpus_of_one(self.spec.workers),
                 gpus=self.spec.workers.gpus,
                 progress=self.progress.say,
             )
