@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/python -m jobs.demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"

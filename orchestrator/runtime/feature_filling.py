@@ -22,6 +22,8 @@ from orchestrator.runtime.process_cache import open_examples, pristine_backbone
 from orchestrator.spec.parts import BackboneSpec, Contract, size_text
 from orchestrator.spec.strategy import Augment, StoredPrecision
 
+CANCELLED_WITHIN_S = 30.0
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -137,6 +139,8 @@ def fill_features(
     finally:
         for ref in waiting:
             ray.cancel(ref)
+        if waiting:  # until each has taken its half-written file away
+            ray.wait(list(waiting), num_returns=len(waiting), timeout=CANCELLED_WITHIN_S)
     for need in absent:
         store.seal(need.key(examples), n_rows=len(need.source.rows(examples)))
     return 1 - len(absent) / max(1, len(needs))
