@@ -114,7 +114,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         document = _told(settings, host, args.port, terminal)
         if ours is None or args.detach:
             return 0, document
-        terminal.say("press Ctrl-C to stop")
+        if os.isatty(0):
+            terminal.say("press Ctrl-C to stop")
         code = _wait_for_a_signal()
         terminal.say("stopping: running requests end first")
         stop_app()

@@ -4,7 +4,7 @@
     ├── SpecError                exit code 2   a spec, command line or request that cannot be met
     │   └── CapacityError                      the cluster cannot hold what was asked for
     ├── DataError                exit code 3   the data cannot be used as it is
-    │   └── UndecodableImage                   one image cannot be read (data/decoding.py)
+    │   └── UnreadableExample                  one image or text cannot be read
     ├── WeightsError             exit code 2   a weights file is refused or does not fit
     ├── IntegrityError           exit code 1   stored bytes are not the bytes that were written
     ├── BundleError              exit code 1   a folder is no bundle, or one of another version
@@ -67,6 +67,20 @@ class DataError(OrchestratorError):
     """The data cannot be used as it is."""
 
     exit_code = 3
+
+
+class UnreadableExample(DataError):  # noqa: N818 (says what was met, like httpx's InvalidURL)
+    """Bytes that are no whole image of an accepted format and size, or no text, and why."""
+
+    def __init__(self, reason: str, *, source: str = "") -> None:
+        self.reason = reason
+        self.source = source
+        super().__init__(f"{source}: {reason}" if source else reason)
+
+
+def reason_of(err: Exception) -> str:
+    """Why an input cannot be read, without its place, which whoever tells it knows."""
+    return str(getattr(err, "reason", None) or getattr(err, "strerror", None) or err)
 
 
 class WeightsError(OrchestratorError):

@@ -18,7 +18,7 @@ from orchestrator.bundle.attribution import explain
 from orchestrator.bundle.predictor import Predictor
 from orchestrator.bundle.preparing import Input
 from orchestrator.bundle.zero_shot import ZeroShotPredictor
-from orchestrator.errors import DataError, SpecError
+from orchestrator.errors import DataError, SpecError, reason_of
 from orchestrator.spec.prompts import parse_label_set, with_templates
 
 from . import inference_protocol
@@ -197,7 +197,7 @@ class LocalEndpoint:
             except Refusal as refused:
                 found.append(refused)
             except (DataError, OSError, ValueError) as err:
-                found.append(Refusal("undecodable", _reason(err)))
+                found.append(Refusal("undecodable", reason_of(err)))
             else:
                 found.append([])
         if read:
@@ -275,7 +275,7 @@ def _explanation(by: Predictor, submission: Submission) -> dict[str, Any]:
     except SpecError as err:
         raise Refusal("unsuitable", str(err)) from err
     except (DataError, OSError, ValueError) as err:
-        raise Refusal("undecodable", _reason(err)) from err
+        raise Refusal("undecodable", reason_of(err)) from err
 
 
 def _told(answer: Answer) -> dict[str, Any]:
@@ -289,7 +289,3 @@ def _embedded(found: Sequence[list[float] | Refusal]) -> dict[str, Any]:
             str(i): one.document() for i, one in enumerate(found) if isinstance(one, Refusal)
         },
     }
-
-
-def _reason(err: Exception) -> str:
-    return str(getattr(err, "reason", None) or err)

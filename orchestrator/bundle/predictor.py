@@ -16,7 +16,7 @@ from orchestrator.bundle.manifest import BundleManifest
 from orchestrator.bundle.preparing import Input, Preparer
 from orchestrator.data.inputs import Prepared
 from orchestrator.data.tokens import TokenRows
-from orchestrator.errors import BundleError, DataError, SpecError
+from orchestrator.errors import BundleError, DataError, SpecError, reason_of
 from orchestrator.spec.parts import Runtime
 from orchestrator.tasks.task import MultiLabel, Task, build_task
 
@@ -261,7 +261,7 @@ def _answer_batch(
         try:
             read.append(preparer.read(value))
         except (DataError, OSError, ValueError) as err:
-            results[-1]["error"] = _reason(err)
+            results[-1]["error"] = reason_of(err)
         else:
             decoded.append(results[-1])
     if read:
@@ -287,9 +287,3 @@ def mean_outputs(views: Sequence[Outputs]) -> Outputs:
         np.mean([view.logits for view in views], axis=0),
         np.mean([view.features for view in views], axis=0),
     )
-
-
-def _reason(err: Exception) -> str:
-    """Why an input has no answer, without its path, which the answer has in `uri`."""
-    reason = getattr(err, "reason", None) or getattr(err, "strerror", None)
-    return str(reason or err)

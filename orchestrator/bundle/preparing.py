@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.data.examples import Examples
 from orchestrator.data.inputs import Prepared
-from orchestrator.data.texts import UnreadableText, decode_text
+from orchestrator.data.texts import decode_text
 from orchestrator.data.tokens import Frame
 from orchestrator.data.transforms import eval_pixels_of
 from orchestrator.data.windows import (
@@ -29,6 +29,7 @@ from orchestrator.data.windows import (
     said_of,
     words_of,
 )
+from orchestrator.errors import UnreadableExample
 from orchestrator.spec.parts import InputContract, TextContract
 from orchestrator.tasks.annotations import Annotation, Question, Span, TaggedText
 from orchestrator.tasks.metrics import Floats
@@ -273,7 +274,7 @@ def text_in(value: Input) -> str:
     """The text that an input is.
 
     Raises:
-        UnreadableText: It is empty, or no text.
+        UnreadableExample: It is empty, or no text.
         TypeError: It is none.
     """
     match value:
@@ -291,7 +292,7 @@ def question_in(value: Input) -> Question:
     """The question that an input asks on its context.
 
     Raises:
-        UnreadableText: It is no object of the two, or one of them is empty.
+        UnreadableExample: It is no object of the two, or one of them is empty.
         TypeError: It is nothing of the kind.
     """
     given: Any = value
@@ -299,16 +300,16 @@ def question_in(value: Input) -> Question:
         try:
             given = json.loads(text_in(value))
         except ValueError as err:
-            raise UnreadableText(f"is not JSON ({err}). {_EXPECTED}") from err
+            raise UnreadableExample(f"is not JSON ({err}). {_EXPECTED}") from err
     elif not isinstance(value, Mapping | Image.Image):
         given = {"question": value.question, "context": value.context}
     if not isinstance(given, Mapping) or not {"question", "context"} <= given.keys():
-        raise UnreadableText(f"has no question and context. {_EXPECTED}")
+        raise UnreadableExample(f"has no question and context. {_EXPECTED}")
     question, context = given["question"], given["context"]
     if not isinstance(question, str) or not isinstance(context, str):
-        raise UnreadableText(f"has a question or context that is no text. {_EXPECTED}")
+        raise UnreadableExample(f"has a question or context that is no text. {_EXPECTED}")
     if not question.strip() or not context.strip():
-        raise UnreadableText(f"has an empty question or context. {_EXPECTED}")
+        raise UnreadableExample(f"has an empty question or context. {_EXPECTED}")
     return Question(question, context, ())
 
 

@@ -25,8 +25,8 @@ from orchestrator.data.labels import LabelError
 from orchestrator.data.rows import READINGS_FORMAT, Reading, Row, store_reading, stored_reading
 from orchestrator.data.squad_files import Written, parse_squad, placed, written_answers
 from orchestrator.data.tables import Table, find_column, open_manifest
-from orchestrator.data.texts import UnreadableText, decode_text, is_fallback
-from orchestrator.errors import DataError, listing
+from orchestrator.data.texts import decoded_text
+from orchestrator.errors import DataError, UnreadableExample, listing
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.parts import TaskKind
@@ -129,12 +129,12 @@ class _Source:
         elif self._task == "question-answering":
             yield from parse_squad(locations.read_bytes(self._place), self._place)
         else:
-            data = locations.read_bytes(self._place)
             try:
-                yield from parse_conll(decode_text(data), self._place)
-            except UnreadableText as err:
+                decoded = decoded_text(locations.read_bytes(self._place))
+            except UnreadableExample as err:
                 raise DataError(f"{self._place}: {err.reason}. {self.expected}") from err
-            if is_fallback(data):
+            yield from parse_conll(decoded.text, self._place)
+            if decoded.assumed:
                 message = f"{self._place} is not UTF-8 and was read as Windows-1252"
                 self.findings.append(AuditFinding.of("encoding", "note", message, [self._place]))
 

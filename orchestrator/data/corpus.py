@@ -31,8 +31,8 @@ from orchestrator.data.tables import (
     Table,
     open_manifest,
 )
-from orchestrator.data.texts import UnreadableText, decode_text
-from orchestrator.errors import DataError, listing
+from orchestrator.data.texts import decode_text
+from orchestrator.errors import DataError, UnreadableExample, listing
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.parts import Modality
 from orchestrator.spec.pretraining import CorpusSpec
@@ -252,7 +252,7 @@ def _document_rows(
         return
     try:
         text = decode_text(Path(uri).read_bytes())
-    except UnreadableText:
+    except UnreadableExample:
         yield whole  # the scan says why
         return
     yield from _text_rows(text, uri, writer)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from orchestrator.errors import DataError
+from orchestrator.errors import UnreadableExample
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 100_000_000  # 300 MB as RGB
@@ -46,15 +46,6 @@ _PARSER_ERRORS = (
 )
 
 
-class UndecodableImage(DataError):  # noqa: N818 (says what was met, like httpx's InvalidURL)
-    """Bytes that are not a whole image of an accepted format and size."""
-
-    def __init__(self, reason: str, *, source: str = "") -> None:
-        self.reason = reason
-        self.source = source
-        super().__init__(f"{source}: {reason}" if source else reason)
-
-
 def decode_rgb(
     data: bytes | Path, *, max_pixels: int = MAX_PIXELS, least_side: int | None = None
 ) -> Image.Image:
@@ -71,14 +62,14 @@ def decode_rgb(
             and 22 at most. Other formats ignore it.
 
     Raises:
-        UndecodableImage: With the reason.
+        UnreadableExample: With the reason.
     """
     source = str(data) if isinstance(data, Path) else ""
     try:
         with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as file:
             return _decoded(file, max_pixels, least_side)
-    except UndecodableImage as err:
-        raise UndecodableImage(err.reason, source=source) from err.__cause__
+    except UnreadableExample as err:
+        raise UnreadableExample(err.reason, source=source) from err.__cause__
 
 
 def _decoded(file: BinaryIO, max_pixels: int, least_side: int | None) -> Image.Image:
@@ -91,17 +82,17 @@ def _decoded(file: BinaryIO, max_pixels: int, least_side: int | None) -> Image.I
             _turn_upright(image)
             return _rgb(image)
     except UnidentifiedImageError as err:
-        raise UndecodableImage(_unidentified_reason(file)) from err
+        raise UnreadableExample(_unidentified_reason(file)) from err
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
-        raise UndecodableImage(f"more pixels than Pillow decodes safely: {err}") from err
+        raise UnreadableExample(f"more pixels than Pillow decodes safely: {err}") from err
     except _PARSER_ERRORS as err:
-        raise UndecodableImage(f"damaged: {err or type(err).__name__}") from err
+        raise UnreadableExample(f"damaged: {err or type(err).__name__}") from err
 
 
 def _refuse_bomb(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
-        raise UndecodableImage(
+        raise UnreadableExample(
             f"{width} x {height} is {width * height / 1e6:,.0f} megapixels, "
             f"more than the {max_pixels / 1e6:,.0f} allowed"
         )
@@ -141,7 +132,7 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65_535:
-        raise UndecodableImage(
+        raise UnreadableExample(
             f"grey values from {low} to {high} do not fit 16 bits. Save it as 8 or 16 bits"
         )
     return _grey((values + 128) // 257)
@@ -150,7 +141,7 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 def _from_float(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if not (values.min() >= 0 and values.max() <= 1):  # also refuses NaN
-        raise UndecodableImage(
+        raise UnreadableExample(
             f"float values from {values.min():g} to {values.max():g} are not within 0 to 1. "
             "Save it as 8 or 16 bits"
         )

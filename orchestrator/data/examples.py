@@ -20,9 +20,9 @@ from PIL import Image
 
 from orchestrator.data import locations
 from orchestrator.data.blobs import Blobs, map_table, write_table
-from orchestrator.data.decoding import UndecodableImage, decode_rgb
-from orchestrator.data.texts import UnreadableText, decode_text
-from orchestrator.errors import DataError, IntegrityError
+from orchestrator.data.decoding import decode_rgb
+from orchestrator.data.texts import decode_text
+from orchestrator.errors import DataError, IntegrityError, UnreadableExample
 from orchestrator.spec.frozen import canonical_json
 from orchestrator.tasks.annotations import Annotation, from_json
 
@@ -215,8 +215,8 @@ class Examples:
         uri = self.uri(i)
         try:
             return decode_rgb(self._encoded(i, uri), least_side=least_side)
-        except UndecodableImage as err:
-            raise UndecodableImage(err.reason, source=uri) from err
+        except UnreadableExample as err:
+            raise UnreadableExample(err.reason, source=uri) from err
         except OSError as err:
             raise _gone(uri, err) from err
 
@@ -229,8 +229,8 @@ class Examples:
         uri = self.uri(i)
         try:
             return decode_text(self.read_bytes(i))
-        except UnreadableText as err:
-            raise UnreadableText(err.reason, source=uri) from err
+        except UnreadableExample as err:
+            raise UnreadableExample(err.reason, source=uri) from err
         except OSError as err:
             raise _gone(uri, err) from err
 

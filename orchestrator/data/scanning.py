@@ -21,10 +21,10 @@ from PIL import Image, features
 
 from orchestrator.data import locations
 from orchestrator.data.blobs import Blobs, map_table, write_table
-from orchestrator.data.decoding import MAX_PIXELS, UndecodableImage, decode_rgb
+from orchestrator.data.decoding import MAX_PIXELS, decode_rgb
 from orchestrator.data.rows import Reading, Row
-from orchestrator.data.texts import UnreadableText, decode_text, is_fallback, text_hash
-from orchestrator.errors import DataError
+from orchestrator.data.texts import decoded_text, text_hash
+from orchestrator.errors import DataError, UnreadableExample
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.parts import Modality
 
@@ -161,9 +161,10 @@ class _Scanner:
         try:
             if self._modality == "text":
                 raw = data.read_bytes() if isinstance(data, Path) else data
-                return Scanned(content=text_hash(decode_text(raw)), assumed=is_fallback(raw))
+                decoded = decoded_text(raw)
+                return Scanned(content=text_hash(decoded.text), assumed=decoded.assumed)
             return Scanned(content=pixel_hash(decode_rgb(data, max_pixels=self._max_pixels)))
-        except (UndecodableImage, UnreadableText) as err:
+        except UnreadableExample as err:
             return Scanned(fault=err.reason)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import hashlib
 import unicodedata
+from dataclasses import dataclass
 
-from orchestrator.errors import DataError
+from orchestrator.errors import UnreadableExample
 
 FALLBACK = "cp1252"
 _MARKS = (
@@ -18,44 +19,40 @@ _MARKS = (
 )
 
 
-class UnreadableText(DataError):  # noqa: N818  (as UndecodableImage)
-    """Bytes that are no text, and why."""
+@dataclass(frozen=True, slots=True)
+class DecodedText:
+    """The characters of a text, and whether its encoding had to be assumed."""
 
-    def __init__(self, reason: str, *, source: str = "") -> None:
-        super().__init__(f"{source}: {reason}" if source else reason)
-        self.reason = reason
+    text: str
+    assumed: bool
+
+
+def decoded_text(data: bytes) -> DecodedText:
+    """A text from its bytes.
+
+    A byte order mark decides; without one it is UTF-8 or, where it is not valid UTF-8, assumed to
+    be Windows-1252.
+
+    Raises:
+        UnreadableExample: It holds NUL characters, or nothing but white space.
+    """
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+    assumed = False
+    try:
+        text = data.decode(encoding or "utf-8")
+    except UnicodeDecodeError:
+        text = data.decode(FALLBACK, errors="replace")
+        assumed = encoding is None
+    if "\0" in text:
+        raise UnreadableExample("holds NUL characters: it is no text")
+    if not text.strip():
+        raise UnreadableExample("is empty")
+    return DecodedText(text, assumed)
 
 
 def decode_text(data: bytes) -> str:
-    """The characters of a text.
-
-    A byte order mark decides; without one it is UTF-8 or, where it is not valid UTF-8,
-    Windows-1252.
-
-    Raises:
-        UnreadableText: It holds NUL characters, or nothing but white space.
-    """
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError:
-        text = data.decode(FALLBACK, errors="replace")
-    if "\0" in text:
-        raise UnreadableText("holds NUL characters: it is no text")
-    if not text.strip():
-        raise UnreadableText("is empty")
-    return text
-
-
-def is_fallback(data: bytes) -> bool:
-    """Whether `decode_text` has to take the bytes for Windows-1252."""
-    if any(data.startswith(mark) for mark, _ in _MARKS):
-        return False
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return True
-    return False
+    """The characters of a text alone; errors as in `decoded_text`."""
+    return decoded_text(data).text
 
 
 def text_hash(text: str) -> str:

@@ -50,7 +50,7 @@ def eval_pixels_of(
     """From encoded bytes to `eval_pixels`: the path that training and serving share.
 
     Raises:
-        UndecodableImage: With the reason.
+        UnreadableExample: With the reason.
     """
     image = decode_rgb(data, max_pixels=max_pixels, least_side=decode_side(contract))
     return eval_pixels(image, contract)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.data.decoding import UndecodableImage, decode_rgb
+from orchestrator.data.decoding import decode_rgb
+from orchestrator.errors import UnreadableExample
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -62,7 +63,7 @@ def test_16_bit_ppm_is_scaled_like_16_bit_png():
 
 
 def test_32_bit_grey_of_unknown_range_is_refused():
-    with pytest.raises(UndecodableImage, match="do not fit 16 bits"):
+    with pytest.raises(UnreadableExample, match="do not fit 16 bits"):
         decode_rgb(encoded(Image.fromarray(np.full((4, 4), 70_000, np.int32)), "TIFF"))
 
 
@@ -70,7 +71,7 @@ def test_float_grey_is_scaled_from_one_and_refused_beyond():
     ramp = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
     assert (pixels(encoded(Image.fromarray(ramp), "TIFF"))[..., 0] == np.rint(ramp * 255)).all()
     for bad in (ramp * 300, ramp * np.nan):
-        with pytest.raises(UndecodableImage, match="not within 0 to 1"):
+        with pytest.raises(UnreadableExample, match="not within 0 to 1"):
             decode_rgb(encoded(Image.fromarray(bad), "TIFF"))
 
 
@@ -133,7 +134,7 @@ def test_a_single_pixel_and_a_long_strip_decode():
 def test_a_cut_file_is_refused(kind):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     data = encoded(noise, kind)
-    with pytest.raises(UndecodableImage):
+    with pytest.raises(UnreadableExample):
         decode_rgb(data[: len(data) // 2])
 
 
@@ -148,7 +149,7 @@ def test_a_cut_file_is_refused(kind):
 def test_what_is_no_image_is_refused_with_the_reason_and_the_path(data, reason, tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(data)
-    with pytest.raises(UndecodableImage, match=reason) as caught:
+    with pytest.raises(UnreadableExample, match=reason) as caught:
         decode_rgb(path)
     assert str(path) in str(caught.value)
     assert str(path) not in caught.value.reason
@@ -165,9 +166,9 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def test_a_bomb_is_refused_by_its_header():
-    with pytest.raises(UndecodableImage, match="megapixels, more than the 50 allowed"):
+    with pytest.raises(UnreadableExample, match="megapixels, more than the 50 allowed"):
         decode_rgb(png_header(8_000, 8_000), max_pixels=50_000_000)
-    with pytest.raises(UndecodableImage, match="more pixels than"):
+    with pytest.raises(UnreadableExample, match="more pixels than"):
         decode_rgb(png_header(40_000, 40_000))
 
 
@@ -179,7 +180,7 @@ def test_random_damage_is_refused_or_decoded_but_never_crashes(picture):
         data = bytearray(originals[rng.integers(len(originals))])
         for at in rng.integers(0, len(data), rng.integers(1, 8)):
             data[at] = rng.integers(256)
-        with contextlib.suppress(UndecodableImage):
+        with contextlib.suppress(UnreadableExample):
             assert decode_rgb(bytes(data), max_pixels=10_000_000).mode == "RGB"
 
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from orchestrator.data.blobs import Blobs, BlobWriter
-from orchestrator.data.decoding import UndecodableImage
 from orchestrator.data.examples import Example, Examples
-from orchestrator.errors import DataError, IntegrityError
+from orchestrator.errors import DataError, IntegrityError, UnreadableExample
 
 
 def example(k: int, **changes: object) -> Example:
@@ -104,7 +103,7 @@ def test_a_file_that_changed_since_is_named(tmp_path):
     examples = write(tmp_path / "a", rows)
     with pytest.raises(DataError, match=r"gone\.png: was there when the data was prepared"):
         examples.image(0)
-    with pytest.raises(UndecodableImage, match=r"text\.png: not an image"):
+    with pytest.raises(UnreadableExample, match=r"text\.png: not an image"):
         examples.image(1)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.data.preparing import prepare_data
-from orchestrator.data.texts import UnreadableText, decode_text, is_fallback, text_hash
-from orchestrator.errors import DataError
+from orchestrator.data.texts import DecodedText, decode_text, decoded_text, text_hash
+from orchestrator.errors import DataError, UnreadableExample
 from orchestrator.spec.data import DataSpec
 from tests.orchestrator.text_material import write_texts
 
@@ -18,8 +18,7 @@ from tests.orchestrator.text_material import write_texts
 def test_encodings_are_told_apart(encoding: str) -> None:
     mark = "\ufeff" if encoding == "utf-16-le" else ""
     data = f"{mark}Größe: 5 Zoll".encode(encoding)
-    assert decode_text(data) == "Größe: 5 Zoll"
-    assert is_fallback(data) == (encoding == "cp1252")
+    assert decoded_text(data) == DecodedText("Größe: 5 Zoll", assumed=encoding == "cp1252")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ def test_encodings_are_told_apart(encoding: str) -> None:
     ],
 )
 def test_what_is_no_text_is_refused(data: bytes, reason: str) -> None:
-    with pytest.raises(UnreadableText, match=reason):
+    with pytest.raises(UnreadableExample, match=reason):
         decode_text(data)
 
 
