@@ -276,14 +276,15 @@ class Tensor(Told):
 class WantedTensor(Told):
     """An output that a request of the open inference protocol asks for."""
 
-    name: Literal["probabilities", "label"]
+    name: Literal["probabilities", "label", "entities", "answer", "score"]
 
 
 class InferRequest(Told):
-    """A request of the open inference protocol: one tensor, `image` or `text`."""
+    """A request of the open inference protocol: a tensor `image` or `text`, or one `question` and
+    one `context`."""
 
     id: str | None = None
-    inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=1)
+    inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=2)
     outputs: tuple[WantedTensor, ...] | None = None
 
 

@@ -5,18 +5,19 @@ https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protoc
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from .bodies import Submission, json_object
+from .contract import Datatype
 from .entry import Entry
-from .items import Checked, Item, checked_image, checked_text, from_base64
+from .items import Checked, Item, checked_image, checked_question, checked_text, from_base64
 from .options import check_count
 from .problems import Refusal, brief
 
@@ -48,8 +49,8 @@ def metadata(entry: Entry) -> dict[str, Any]:
             {"name": name, "datatype": "BYTES", "shape": [-1]} for name in input_names(entry)
         ],
         "outputs": [
-            {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(entry.labels)]},
-            {"name": "label", "datatype": "BYTES", "shape": [-1]},
+            {"name": name, "datatype": kind, "shape": [-1, *rest]}
+            for name, (kind, rest) in output_tensors(entry).items()
         ],
         "parameters": {"labels": list(entry.labels)},
     }
@@ -60,54 +61,92 @@ def input_names(entry: Entry) -> tuple[str, ...]:
     return ("question", "context") if entry.accepts == "question" else (entry.accepts,)
 
 
+def output_tensors(entry: Entry) -> dict[str, tuple[Datatype, tuple[int, ...]]]:
+    """Name → (datatype, sides after the first, which counts the inputs) of each tensor told."""
+    match entry.bundle.task.kind:
+        case "token-classification":
+            return {"entities": ("BYTES", ())}  # a JSON list for each text
+        case "question-answering":
+            return {"answer": ("BYTES", ()), "score": ("FP32", ())}
+        case _:
+            return {"probabilities": ("FP32", (len(entry.labels),)), "label": ("BYTES", ())}
+
+
 def parse(data: bytes, *, entry: Entry) -> Inference:
     """The inputs in a request.
 
     Raises:
         Refusal: The protocol has no place for a problem of one input, so any refuses the request.
     """
-    if entry.accepts == "question":
-        raise Refusal("unoffered", f"{entry.name} answers at /v1/models/{entry.name}:predict alone")
     content = json_object(data)
-    tensors = content.get("inputs")
-    if not isinstance(tensors, list) or len(tensors) != 1 or not isinstance(tensors[0], dict):
-        raise Refusal("malformed", f"inputs: this model takes one tensor, `{entry.accepts}`")
-    items = _items(tensors[0], entry)
+    tensors = _tensors(content.get("inputs"), input_names(entry))
+    if entry.accepts == "question":
+        items = _questions(tensors, entry)
+    else:
+        items = _items(tensors[entry.accepts], entry)
     for item in items:
         if isinstance(item, Refusal):
             raise item
     identity = content.get("id")
     if not isinstance(identity, str | None):
         raise Refusal("malformed", f"id: {brief(identity)} is no text")
-    return Inference(Submission(tuple(items)), identity, _wanted(content.get("outputs")))
+    wanted = _wanted(content.get("outputs"), tuple(output_tensors(entry)))
+    return Inference(Submission(tuple(items)), identity, wanted)
 
 
-def _wanted(outputs: object) -> frozenset[str] | None:
+def _tensors(inputs: object, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Each tensor that the model takes, by its name."""
+    expected = " and ".join(f"`{name}`" for name in names)
+    if (
+        not isinstance(inputs, list)
+        or len(inputs) != len(names)
+        or not all(isinstance(one, dict) for one in inputs)
+    ):
+        count = "one tensor" if len(names) == 1 else f"{len(names)} tensors"
+        raise Refusal("malformed", f"inputs: this model takes {count}, {expected}")
+    found = {one["name"]: one for one in inputs if isinstance(one.get("name"), str)}
+    for one in inputs:
+        if one.get("name") not in names:
+            raise Refusal(
+                "unsuitable", f"inputs: no tensor {brief(one.get('name'))}. Send {expected}"
+            )
+    if len(found) != len(names):
+        raise Refusal("malformed", f"inputs: a tensor is there twice. Send {expected}")
+    return found
+
+
+def _wanted(outputs: object, offered: tuple[str, ...]) -> frozenset[str] | None:
     if outputs is None:
         return None
     if not isinstance(outputs, list) or not all(isinstance(one, dict) for one in outputs):
         raise Refusal("malformed", f"outputs: {brief(outputs)} is no list of tensors")
     names = [one.get("name") for one in outputs]
     for name in names:
-        if name not in ("probabilities", "label"):
-            raise Refusal(
-                "unsuitable", f"outputs: there is no {brief(name)}. Ask for probabilities or label"
-            )
+        if name not in offered:
+            allowed = " or ".join(offered)
+            raise Refusal("unsuitable", f"outputs: there is no {brief(name)}. Ask for {allowed}")
     return frozenset(map(str, names))
 
 
+def _questions(tensors: dict[str, dict[str, Any]], entry: Entry) -> Sequence[Checked]:
+    """A question of one tensor with the context at its place in the other."""
+    texts = {}
+    for name, tensor in tensors.items():
+        if tensor.get("datatype") != "BYTES":
+            kind = brief(tensor.get("datatype"))
+            raise Refusal("unsuitable", f"datatype: {kind} is not taken. Use BYTES")
+        texts[name] = _texts(*_data(tensor), entry)
+    if len(texts["question"]) != len(texts["context"]):
+        raise Refusal("malformed", "data: there must be as many contexts as questions")
+    return [
+        checked_question({"question": question, "context": context}, entry.limits)
+        for question, context in zip(texts["question"], texts["context"], strict=True)
+    ]
+
+
 def _items(tensor: dict[str, Any], entry: Entry) -> Sequence[Checked]:
-    name, kind, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
-    if name != entry.accepts:
-        raise Refusal("unsuitable", f"inputs: no tensor {brief(name)}. Send `{entry.accepts}`")
-    if not isinstance(shape, list) or not all(_is_length(side) for side in shape):
-        raise Refusal("malformed", f"shape: {brief(shape)} is no list of lengths")
-    data = tensor.get("data")
-    if not isinstance(data, list):
-        raise Refusal(
-            "malformed", "data: there is none in the JSON, and the binary extension is not offered"
-        )
-    match kind:
+    data, shape = _data(tensor)
+    match kind := tensor.get("datatype"):
         case "BYTES":
             return _strings(data, shape, entry)
         case "UINT8" if entry.accepts == "image":
@@ -117,17 +156,35 @@ def _items(tensor: dict[str, Any], entry: Entry) -> Sequence[Checked]:
             raise Refusal("unsuitable", f"datatype: {brief(kind)} is not taken. Use {allowed}")
 
 
+def _data(tensor: dict[str, Any]) -> tuple[list[Any], list[int]]:
+    """The values and the shape."""
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or not all(_is_length(side) for side in shape):
+        raise Refusal("malformed", f"shape: {brief(shape)} is no list of lengths")
+    data = tensor.get("data")
+    if not isinstance(data, list):
+        raise Refusal(
+            "malformed", "data: there is none in the JSON, and the binary extension is not offered"
+        )
+    return data, shape
+
+
 def _is_length(side: object) -> bool:
     return isinstance(side, int) and not isinstance(side, bool) and 0 < side < 1 << 31
 
 
-def _strings(data: list[Any], shape: list[int], entry: Entry) -> Sequence[Checked]:
+def _texts(data: list[Any], shape: list[int], entry: Entry) -> list[str]:
     if math.prod(shape) != len(data) or not all(isinstance(text, str) for text in data):
         raise Refusal("malformed", f"data: not the {shape} strings that `shape` says")
     check_count(len(data), entry.limits)
+    return data
+
+
+def _strings(data: list[Any], shape: list[int], entry: Entry) -> Sequence[Checked]:
+    texts = _texts(data, shape, entry)
     if entry.accepts == "text":
-        return [checked_text(text, entry.limits) for text in data]
-    return [checked_image(_bytes(text), entry.limits) for text in data]
+        return [checked_text(text, entry.limits) for text in texts]
+    return [checked_image(_bytes(text), entry.limits) for text in texts]
 
 
 def _bytes(text: str) -> bytes:
@@ -165,29 +222,37 @@ def rendered(
     Raises:
         Refusal: One of the inputs has no answer.
     """
-    rows: list[list[float]] = []
-    names: list[str] = []
+    told: list[dict[str, Any]] = []
     for answer in answers:
         if isinstance(answer, Refusal):
             raise answer
-        if "probabilities" not in answer:
-            raise Refusal("unoffered", f"{entry.name} gives no probabilities of labels")
-        rows.append([answer["probabilities"].get(label, 0.0) for label in entry.labels])
-        names.append(answer.get("label") or ",".join(answer.get("labels", ())))
-    tensors = [
-        _tensor(
-            "probabilities", "FP32", [len(rows), len(entry.labels)], list(chain.from_iterable(rows))
-        ),
-        _tensor("label", "BYTES", [len(names)], names),
-    ]
+        told.append(answer)
     wanted = asked.outputs
     return {
         "model_name": entry.name,
         "model_version": entry.version,
         **({"id": asked.id} if asked.id is not None else {}),
-        "outputs": [one for one in tensors if wanted is None or one["name"] in wanted],
+        "outputs": [
+            {
+                "name": name,
+                "datatype": kind,
+                "shape": [len(told), *rest],
+                "data": _values(name, told, entry.labels),
+            }
+            for name, (kind, rest) in output_tensors(entry).items()
+            if wanted is None or name in wanted
+        ],
     }
 
 
-def _tensor(name: str, datatype: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
+def _values(name: str, told: list[dict[str, Any]], labels: tuple[str, ...]) -> list[Any]:
+    """One output's values of all answers, in row-major order."""
+    match name:
+        case "probabilities":
+            return [one["probabilities"].get(label, 0.0) for one in told for label in labels]
+        case "label":
+            return [one.get("label") or ",".join(one.get("labels", ())) for one in told]
+        case "entities":
+            return [json.dumps(one["entities"], ensure_ascii=False) for one in told]
+        case _:
+            return [one[name] for one in told]

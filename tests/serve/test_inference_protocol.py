@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from orchestrator.spec.parts import TaskKind
+from serve import inference_protocol
+from serve.entry import Entry, Identity
+from serve.items import Question
+from serve.limits import Limits
+from serve.problems import Refusal
 from tests.serve.conftest import Call
-from tests.serve.material import image_file
+from tests.serve.material import image_file, plain_bundle
 
 INFER = "/v2/models/colours/infer"
 RED, BLUE = image_file((250, 10, 10)), image_file((5, 5, 240))
@@ -104,3 +112,77 @@ def test_what_the_protocol_does_not_allow_is_refused(
     response = call("POST", INFER, json=body)
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
+
+
+def entry_of(folder: Path, kind: TaskKind, labels: tuple[str, ...]) -> Entry:
+    bundle = plain_bundle(folder, kind=kind, labels=labels)
+    return Entry(Identity("spans", "2", None, bundle.digest), bundle, Limits())
+
+
+def questions(*pairs: tuple[str, str], **changes: Any) -> bytes:
+    columns = zip(("question", "context"), zip(*pairs, strict=True), strict=True)
+    inputs = [
+        {"name": name, "datatype": "BYTES", "shape": [len(column)], "data": column, **changes}
+        for name, column in columns
+    ]
+    return json.dumps({"inputs": inputs}).encode()
+
+
+def test_a_question_and_its_context_are_two_tensors(tmp_path: Path) -> None:
+    entry = entry_of(tmp_path / "qa", "question-answering", ())
+    told = inference_protocol.metadata(entry)
+    assert [one["name"] for one in told["inputs"]] == ["question", "context"]
+    assert [one["name"] for one in told["outputs"]] == ["answer", "score"]
+
+    asked = inference_protocol.parse(
+        questions(("When?", "In 1889."), ("Who?", "Eiffel.")), entry=entry
+    )
+    assert asked.submission.items == (Question("When?", "In 1889."), Question("Who?", "Eiffel."))
+
+    answers = [
+        {"answer": "1889", "start": 3, "end": 7, "score": 0.75},
+        {"answer": "", "score": 0.5},
+    ]
+    outputs = inference_protocol.rendered(answers, asked, entry=entry)["outputs"]
+    assert outputs == [
+        {"name": "answer", "datatype": "BYTES", "shape": [2], "data": ["1889", ""]},
+        {"name": "score", "datatype": "FP32", "shape": [2], "data": [0.75, 0.5]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"inputs": []}', "takes 2 tensors, `question` and `context`"),
+        (questions(("a", "b"), name="question"), "twice"),
+        (questions(("a", "b"), name="text"), "no tensor 'text'"),
+        (questions(("a", "b"), datatype="FP32"), "Use BYTES"),
+        (questions((" ", "b")), "question is empty"),
+        (b'{"inputs": [{"name": ["question"]}, {"name": "context"}]}', "no tensor"),
+    ],
+)
+def test_questions_that_cannot_be_are_refused(tmp_path: Path, body: bytes, reason: str) -> None:
+    entry = entry_of(tmp_path / "qa", "question-answering", ())
+    with pytest.raises(Refusal, match=reason):
+        inference_protocol.parse(body, entry=entry)
+
+
+def test_as_many_contexts_as_questions(tmp_path: Path) -> None:
+    entry = entry_of(tmp_path / "qa", "question-answering", ())
+    body = json.loads(questions(("a", "b"), ("c", "d")))
+    body["inputs"][1].update(shape=[1], data=["b"])
+    with pytest.raises(Refusal, match="as many contexts as questions"):
+        inference_protocol.parse(json.dumps(body).encode(), entry=entry)
+
+
+def test_entities_are_told_as_json(tmp_path: Path) -> None:
+    entry = entry_of(tmp_path / "ner", "token-classification", ("O", "B-PLACE"))
+    (output,) = inference_protocol.metadata(entry)["outputs"]
+    assert output == {"name": "entities", "datatype": "BYTES", "shape": [-1]}
+
+    body = json.dumps(tensor(["Über Köln"], name="text")).encode()
+    asked = inference_protocol.parse(body, entry=entry)
+    found = [{"label": "PLACE", "start": 5, "end": 9, "text": "Köln", "score": 0.9}]
+    (output,) = inference_protocol.rendered([{"entities": found}], asked, entry=entry)["outputs"]
+    assert output["shape"] == [1]
+    assert json.loads(output["data"][0]) == found
