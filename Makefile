@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check slow bench format clean
+.PHONY: demo test test-with-ray test-without-ray check slow bench format clean
 
 demo: $(STAMP)
 	$(BIN)/python -m jobs.demo
 
+# Tests on a Ray cluster wait a lot: those without one run beside them.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"
+	$(MAKE) --jobs 2 --output-sync=line test-with-ray test-without-ray
+
+test-with-ray test-without-ray: $(STAMP)
+	$(BIN)/python -m pytest -m "$(subst test-with-ray,ray,$(subst test-without-ray,not ray,$@)) and not slow and not gpu"
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"

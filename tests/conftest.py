@@ -18,14 +18,6 @@ COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 BACKBONE = {"name": "mobilenetv3_small_050", "weights": "none"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes run the tests, one of them runs all of Ray's, on its one cluster."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 def write_tree(root: Path, n: int, *, seed: int) -> Path:
     """`n` noisy pictures of 32 px for each of three colours, one folder a colour."""
     rng = np.random.default_rng(seed)
