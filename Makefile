@@ -11,7 +11,7 @@ demo: $(STAMP)
 
 # Tests on a Ray cluster wait a lot: those without one run beside them.
 test: $(STAMP)
-	$(MAKE) --jobs 2 --output-sync=line test-with-ray test-without-ray
+	$(MAKE) --jobs 2 test-with-ray test-without-ray
 
 test-with-ray test-without-ray: $(STAMP)
 	$(BIN)/python -m pytest -m "$(subst test-with-ray,ray,$(subst test-without-ray,not ray,$@)) and not slow and not gpu"

@@ -5,11 +5,14 @@ al., ICLR 2022), and one head serves every trial that can take it: same backbone
 features, same shape, same loss and class weights. Which head that is, is decided once, before the
 first of them starts, and named in `plan.json`: a child's Experiment names its parent, so a better
 head that comes later changes nobody.
+
+The two trials that show what a pretraining brings start on equal terms: each from the head that its
+own warm-up gives, whatever banks the sweep has of either backbone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +53,7 @@ class NamedHead:
     """A head that fine-tuning trials start from.
 
     Attributes:
-        key: What a child must share with it (`head_key`).
+        key: What a child must share with it (`head_key`), or whose warm-up it is (`own_key`).
         backbone: Whose features it reads.
         trial: Its trial, or the head trained for this purpose alone.
         digest: Of its Experiment.
@@ -79,30 +82,43 @@ class HandOver:
         found: dict[str, Experiment] = {}
         for block in blocks:
             for experiment in corner_experiments(block, factory, SHAPING):
-                key = head_key(experiment)
-                if wants_head(experiment) and key not in self._heads:
-                    found.setdefault(key, warm_up_head(experiment))
-        return found
+                if wants_head(experiment):
+                    found.setdefault(head_key(experiment), warm_up_head(experiment))
+            compared = factory.make(block, block.vetted())
+            if shows_pretraining(block) and wants_head(compared):
+                found[own_key(compared)] = warm_up_head(compared)
+        return {key: head for key, head in found.items() if key not in self._heads}
 
-    def name_best(self, records: Iterable[Record], keys: Collection[str]) -> None:
+    def name_best(self, records: Iterable[Record], keys: Set[str]) -> None:
         """Name the best of some heads for each of some keys."""
         best: dict[str, Record] = {}
         for record in records:
-            key, objective = head_key(record.experiment), record.experiment.objective
-            is_head = record.experiment.strategy.strategy == "feature-extraction"
-            if key not in keys or not is_head or not is_candidate(record):
+            experiment = record.experiment
+            is_head = experiment.strategy.strategy == "feature-extraction"
+            if not is_head or not is_candidate(record):
                 continue
             assert record.objective is not None
-            if key not in best or objective.better(record.objective, best[key].objective):
-                best[key] = record
+            better = experiment.objective.better
+            for key in keys & {head_key(experiment), _digest_key(experiment)}:
+                if key not in best or better(record.objective, best[key].objective):
+                    best[key] = record
         for key, record in best.items():
             experiment = record.experiment
             name = experiment.backbone.name
             self._heads[key] = NamedHead(key, name, record.trial, experiment.digest)
 
-    def child(self, experiment: Experiment) -> Experiment:
-        """The experiment with its parent; as it is where it has a warm-up of its own, or none."""
-        head = self._heads.get(head_key(experiment)) if wants_head(experiment) else None
+    def child(self, block: Block, experiment: Experiment, *, default: bool) -> Experiment:
+        """The experiment with its parent; as it is where it has a warm-up of its own, or none.
+
+        Args:
+            block: Whose experiment it is.
+            experiment: As the block makes it.
+            default: Whether it is the block's vetted default.
+        """
+        if not wants_head(experiment):
+            return experiment
+        compared = default and shows_pretraining(block)
+        head = self._heads.get(own_key(experiment) if compared else head_key(experiment))
         if head is None:
             return experiment
         parents = {**experiment.parents, HEAD: head.digest}
@@ -126,6 +142,20 @@ def wants_head(experiment: Experiment) -> bool:
         and strategy.warm_up == "bank"
         and strategy.warm_up_epochs > 0
     )
+
+
+def shows_pretraining(block: Block) -> bool:
+    """Whether the block's default is compared with another that differs in its pretraining."""
+    return block.pretraining is not None or bool(block.twin_of)
+
+
+def own_key(experiment: Experiment) -> str:
+    """Of the one head that is a fine-tuning experiment's own warm-up."""
+    return _digest_key(warm_up_head(experiment))
+
+
+def _digest_key(head: Experiment) -> str:
+    return head.digest[:16]
 
 
 def head_key(experiment: Experiment) -> str:

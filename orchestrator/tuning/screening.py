@@ -9,7 +9,7 @@ trial in every block all the same: the audit by which the report tells what scre
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,8 +99,15 @@ class Screen:
         dimensions = {**block.dimensions, "backbone": Choice(values=tuple(kept))}
         return block.model_copy(update={"dimensions": dimensions})
 
-    def audits(self, blocks: Sequence[Block], factory: ExperimentFactory) -> list[TrialStart]:
-        """The audited backbone's trial in every block that has it: the block's vetted default."""
+    def audits(
+        self, blocks: Sequence[Block], make: Callable[[Block, Mapping[str, Any]], Experiment]
+    ) -> list[TrialStart]:
+        """The audited backbone's trial in every block that has it: the block's vetted default.
+
+        Args:
+            blocks: Of the search.
+            make: An experiment of a block from a value for each of its dimensions.
+        """
         starts = []
         for block in blocks:
             if not issubclass(block.params_class, FineTuning):
@@ -110,7 +117,7 @@ class Screen:
                     values = {**block.vetted(), "backbone": value}
                     starts.append(
                         TrialStart(
-                            experiment=factory.make(block, values),
+                            experiment=make(block, values),
                             block=block.digest,
                             searched={name: values[name] for name in block.searched},
                             default=False,

@@ -22,7 +22,9 @@ from orchestrator.runtime.text_embedding import TextNeed, embed_texts
 from orchestrator.runtime.trial_run import TrialTicket
 from orchestrator.runtime.tune_trial import MAX_FAILURES, TuneContext, tune_trial
 from orchestrator.runtime.winner_test import ensure_tested
+from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import Record
+from orchestrator.spec.search_space import Block
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.bank import can_join
 from orchestrator.tuning.adaptation_plan import (
@@ -318,10 +320,11 @@ class _Run:
         """Name the heads that fine-tuning starts from; those that nobody has are trained now."""
         self.hand_over = HandOver.of_plan(self.folder)
         lacking = self.hand_over.lacking(self.spec.search, factory)
-        self.hand_over.name_best(self.before.values(), lacking)
+        self.hand_over.name_best(self.before.values(), lacking.keys())
+        lacking = self.hand_over.lacking(self.spec.search, factory)
         starts = [
             TrialStart(experiment=head, block="", searched={}, default=False, attempt=1)
-            for head in self.hand_over.lacking(self.spec.search, factory).values()
+            for head in {head.id: head for head in lacking.values()}.values()
             if can_join(head)
         ]
         run_banks(
@@ -334,7 +337,7 @@ class _Run:
             progress=self.progress,
         )
         records = [self.folder.head(start.experiment.id).record() for start in starts]
-        self.hand_over.name_best([record for record in records if record], lacking)
+        self.hand_over.name_best([record for record in records if record], lacking.keys())
         self.folder.write(PLAN, {**(self.folder.read(PLAN) or {}), HEADS: self.hand_over.to_json()})
 
     def _screen(self, factory: ExperimentFactory) -> None:
@@ -452,13 +455,15 @@ class _Run:
             if block is None or number in banked:
                 suggester.close(number)
         started = self.starts.keys()
-        audits = [
-            start.model_copy(update={"experiment": self.hand_over.child(start.experiment)})
-            for start in self.screen.audits(self.spec.search, factory)
-        ]
+
+        def made(block: Block, values: Mapping[str, Any]) -> Experiment:
+            experiment = factory.make(block, values)
+            return self.hand_over.child(block, experiment, default=values == block.vetted())
+
+        audits = self.screen.audits(self.spec.search, made)
         return SweepSearcher(
             suggester,
-            lambda block, values: self.hand_over.child(factory.make(block, values)),
+            made,
             self.spec.search,
             self.folder,
             clock=self.clock,

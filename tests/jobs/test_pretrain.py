@@ -203,9 +203,14 @@ def test_images_are_adapted_too(
         "unfreeze": 1,
         "augment": "none",
     }
-    raw = make_spec(tmp_path / "runs", search=[block], budget={"trials": 2})
+    heads = {
+        "strategy": "feature-extraction",
+        "backbone": block["backbone"],
+        "head_lr": {"log": [1e-3, 1e-2]},
+    }
+    raw = make_spec(tmp_path / "runs", search=[heads, block], budget={"trials": 5})
     outcome = run_sweep(parse_sweep(raw, base=tmp_path))
-    assert (outcome.ended, outcome.failed) == (2, 0)
+    assert outcome.failed == 0
     folder = SweepFolder(outcome.folder)
     records = {r.experiment.strategy.strategy: r for r in folder.records().values()}
     adapted, twin = records["domain-adaptive"].experiment, records["partial"].experiment
@@ -213,6 +218,8 @@ def test_images_are_adapted_too(
     assert adapted.backbone.weights == str(pretrained / "model.safetensors")
     assert set(adapted.parents) == {"pretraining", "head"}
     assert (twin.backbone.weights, set(twin.parents)) == ("none", {"head"})
+    searched = {record.experiment.digest for record in folder.records().values()}
+    assert twin.parents["head"] not in searched  # a head of its own, as the adapted one has
     (row,) = (folder.read("plan.json") or {})["pretrainings"]
     assert row["after"].keys() == {"loss", "spread"}
     assert row["neighbours"].keys() == {"before", "after"}

@@ -50,12 +50,30 @@ def test_the_best_head_that_fits_is_the_parent_and_spares_the_warm_up() -> None:
         for rate, value in ((1e-3, 0.7), (2e-3, 0.9), (3e-3, 0.8))
     ]
     hand_over = HandOver()
-    hand_over.name_best(records, hand_over.lacking(spec.search, factory))
-    child = hand_over.child(factory.make(tuned, tuned.vetted()))
+    hand_over.name_best(records, hand_over.lacking(spec.search, factory).keys())
+    child = hand_over.child(tuned, factory.make(tuned, tuned.vetted()), default=True)
     assert child.parents == {"head": records[1].experiment.digest}
     assert child.id != factory.make(tuned, tuned.vetted()).id
     assert [p.name for p in compile_phases(child.strategy, 5, handed_over=True)] == ["partial"]
     assert hand_over.lacking(spec.search, factory) == {}
+
+
+def test_a_twin_starts_from_its_own_warm_up_and_not_from_a_searched_head() -> None:
+    spec = spec_of([HEAD, PARTIAL])
+    factory = factory_of(spec)
+    heads, tuned = spec.search
+    twin = tuned.model_copy(update={"twin_of": "d" * 64})
+    default = factory.make(twin, twin.vetted())
+    hand_over = HandOver()
+    searched = ended(factory.make(heads, {**heads.vetted(), "head_lr": 2e-3}), 0.9)
+    hand_over.name_best([searched], hand_over.lacking([twin], factory).keys())
+    (own,) = hand_over.lacking([twin], factory).values()
+    assert own == warm_up_head(default)
+    hand_over.name_best([ended(own, 0.7)], hand_over.lacking([twin], factory).keys())
+    parent = searched.experiment.digest
+    assert hand_over.child(twin, default, default=True).parents == {"head": own.digest}
+    assert hand_over.child(twin, default, default=False).parents == {"head": parent}
+    assert hand_over.child(tuned, default, default=True).parents == {"head": parent}
 
 
 def test_a_better_head_that_comes_later_changes_nobody(tmp_path: Path) -> None:
@@ -68,7 +86,7 @@ def test_a_better_head_that_comes_later_changes_nobody(tmp_path: Path) -> None:
         for rate, value in ((1e-3, 0.7), (2e-3, 0.9))
     )
     hand_over = HandOver()
-    hand_over.name_best([first], hand_over.lacking(spec.search, factory))
+    hand_over.name_best([first], hand_over.lacking(spec.search, factory).keys())
     folder.write("plan.json", {"trials": 1, "heads": hand_over.to_json()})
     folder.write("plan.json", planned(folder, {"trials": 2}))
     assert json.loads((tmp_path / "plan.json").read_bytes())["heads"] == hand_over.to_json()
@@ -80,8 +98,8 @@ def test_a_better_head_that_comes_later_changes_nobody(tmp_path: Path) -> None:
     )
     trial.write_record(first)
     again = HandOver.of_plan(folder)
-    again.name_best([first, later], again.lacking(spec.search, factory))
-    assert again.child(factory.make(tuned, tuned.vetted())).parents == {
+    again.name_best([first, later], again.lacking(spec.search, factory).keys())
+    assert again.child(tuned, factory.make(tuned, tuned.vetted()), default=True).parents == {
         "head": first.experiment.digest
     }
 
@@ -140,4 +158,4 @@ def test_a_block_with_a_warm_up_of_its_own_or_none_asks_for_no_head(
     record = ended(factory.make(heads, heads.vetted()), 0.9)
     hand_over.name_best([record], {head_key(record.experiment)})
     experiment = factory.make(tuned, tuned.vetted())
-    assert hand_over.child(experiment) == experiment
+    assert hand_over.child(tuned, experiment, default=True) == experiment

@@ -61,7 +61,7 @@ def test_fine_tuning_blocks_keep_the_best_and_other_blocks_everything() -> None:
 def test_the_audit_is_one_vetted_trial_in_each_block_that_has_the_backbone() -> None:
     tuned = PARTIAL | {"backbone": BACKBONES, "unfreeze": [1, 2]}
     spec = spec_of([HEAD | {"backbone": BACKBONES}, tuned, PARTIAL | {"backbone": BACKBONES[0]}])
-    (audit,) = screen_of("kept", "dropped", "audit").audits(spec.search, factory_of(spec))
+    (audit,) = screen_of("kept", "dropped", "audit").audits(spec.search, factory_of(spec).make)
     assert audit.block == spec.search[1].digest
     assert audit.experiment.backbone.name == NAMES[2]
     assert audit.searched["backbone"]["name"] == NAMES[2]
