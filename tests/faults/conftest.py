@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.bundle.clip_bundles import OWN_LABELS, write_clip_bundle
 from orchestrator.runtime.cluster import Cluster
+from orchestrator.spec.clip_models import parse_clip
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
 from orchestrator.spec.strategy import FeatureExtraction
@@ -78,3 +80,11 @@ def texts(tmp_path_factory: pytest.TempPathFactory, experiment: Experiment) -> P
     """A text model."""
     folder = tmp_path_factory.mktemp("texts") / "texts"
     return text_bundle(folder, experiment, record_of(experiment)).path
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Path:
+    """The tiny CLIP."""
+    folder = tmp_path_factory.mktemp("shapes") / "shapes"
+    clip = parse_clip(str(clip_folder), base=Path("/"))
+    return write_clip_bundle(folder, clip, OWN_LABELS).path

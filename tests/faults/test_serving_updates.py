@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from orchestrator.bundle.bundle import open_bundle
@@ -15,12 +17,21 @@ from serve.app import AppSettings, running_settings
 from serve.client import Client
 from tests.faults.conftest import Site
 from tests.faults.serving_load import Load, bare, kill, processes, retrying
+from tests.orchestrator.clip_material import HELD_OUT, draw
 from tests.serve.material import COLOURS, image_file, plain_bundle
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 IMAGE = image_file((200, 40, 10), size=(500, 375), form="JPEG")
 REPLICA = "ServeReplica:orchestrator:"
+
+
+def drawn(pair: tuple[str, str]) -> bytes:
+    """A picture of a combination that the tiny CLIP has never seen in training."""
+    assert pair in HELD_OUT
+    file = io.BytesIO()
+    draw(pair, np.random.default_rng(0)).save(file, "PNG")
+    return file.getvalue()
 
 
 def digests(load: Load) -> set[str]:
@@ -30,15 +41,16 @@ def digests(load: Load) -> set[str]:
     return {digest for _, digest in load.versions}
 
 
-def test_images_and_texts_are_served_by_one_application_as_offline(
-    site: Site, versions: tuple[Path, Path], texts: Path
+def test_images_texts_and_a_clip_are_served_by_one_application_as_offline(
+    site: Site, versions: tuple[Path, Path], texts: Path, shapes: Path
 ) -> None:
     site.run(
         {"name": "cells", "bundle": str(versions[0])},
         {"name": "news", "bundle": str(texts)},
         {"name": "own", "bundle": str(versions[1]), "own": True, "min_replicas": 0},
+        {"name": "shapes", "bundle": str(shapes), "own": True, "min_replicas": 0},
     )
-    assert len(processes(REPLICA)) == 1  # the other starts when it is first asked
+    assert len(processes(REPLICA)) == 1  # the others start when they are first asked
     text = "the cat and the dog"
     asked: dict[str, tuple[Path, bytes | str]] = {
         "cells": (versions[0], IMAGE),
@@ -46,7 +58,10 @@ def test_images_and_texts_are_served_by_one_application_as_offline(
         "news": (texts, text),
     }
     with Client(site.url) as client:
-        assert {entry.name for entry in client.models()} == set(asked)
+        assert {entry.name for entry in client.models()} == {*asked, "shapes"}
+        labels = ["red circle", "green square", "blue triangle"]
+        (shape,) = client.predict("shapes", drawn(("green", "square")), labels=labels).answers
+        assert shape.label == "green square"  # type: ignore[union-attr]
         for name, (folder, value) in asked.items():
             (answer,) = client.predict(name, value).answers
             (offline,) = load_predictor(open_bundle(folder)).predict([value])
@@ -60,9 +75,9 @@ def test_images_and_texts_are_served_by_one_application_as_offline(
     counts = httpx.get(f"{site.url}/metrics").text
     assert 'orchestrator_requests_total{model="own",outcome="ok"' in counts
     pids = processes(REPLICA)
-    assert len(pids) == 2
-    for pid in pids:
-        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
+    assert len(pids) == 3
+    with_torch = [pid for pid in pids if "libtorch" in Path(f"/proc/{pid}/maps").read_text()]
+    assert len(with_torch) == 1  # the CLIP's: its text tower has no model.onnx
 
 
 def test_an_update_under_load_fails_no_request_and_mixes_no_versions(
