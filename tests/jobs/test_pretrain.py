@@ -21,6 +21,7 @@ from orchestrator.spec.parsing import load_spec, parse_sweep
 from orchestrator.tuning.planning import plan_sweep
 from orchestrator.tuning.progress import Silent
 from orchestrator.tuning.sweep import run_sweep
+from tests.jobs.documents import document
 from tests.orchestrator.text_material import write_encoder, write_phrases, write_texts
 
 pytestmark = pytest.mark.ray
@@ -78,7 +79,7 @@ def test_the_verb_writes_a_folder_once_and_says_what_it_brought(
     spec = {"pretraining": section, "storage": str(tmp_path / "runs")}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(spec))
     assert main(["pretrain", str(tmp_path / "p.yaml"), "--json"]) == 0
-    (row,) = json.loads(capfd.readouterr().out)["pretrained"]
+    (row,) = document(capfd.readouterr().out)["pretrained"]
     folder = Path(row["folder"])
     assert folder.parent == tmp_path / "runs" / "pretrained"
     assert row["digest"].startswith(folder.name)
@@ -106,7 +107,7 @@ def test_several_workers_pretrain_under_ray_train(
     spec = {"pretraining": section, "workers": {"per_trial": 2}, "storage": str(tmp_path / "runs")}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(spec))
     assert main(["pretrain", str(tmp_path / "p.yaml"), "--json"]) == 0
-    (row,) = json.loads(capfd.readouterr().out)["pretrained"]
+    (row,) = document(capfd.readouterr().out)["pretrained"]
     assert row["after"].keys() == {"loss", "perplexity"}
     assert [p.name for p in Path(row["folder"]).parent.iterdir()] == [Path(row["folder"]).name]
 

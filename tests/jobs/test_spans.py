@@ -23,6 +23,7 @@ from orchestrator.runtime.folders import SweepFolder
 from orchestrator.spec.parsing import parse_sweep
 from orchestrator.tasks.task import build_task
 from orchestrator.tuning.sweep import run_sweep
+from tests.jobs.documents import document
 from tests.orchestrator.text_material import words_of, write_encoder
 
 pytestmark = pytest.mark.ray
@@ -38,7 +39,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
     def run(*words: str) -> tuple[int, Any]:
         capfd.readouterr()
         code = main([*words, "--json"])
-        return code, json.loads(capfd.readouterr().out)
+        return code, document(capfd.readouterr().out)
 
     return run
 
