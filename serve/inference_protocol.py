@@ -104,12 +104,12 @@ def _tensors(inputs: object, names: tuple[str, ...]) -> dict[str, dict[str, Any]
     ):
         count = "one tensor" if len(names) == 1 else f"{len(names)} tensors"
         raise Refusal("malformed", f"inputs: this model takes {count}, {expected}")
-    found = {one["name"]: one for one in inputs if isinstance(one.get("name"), str)}
     for one in inputs:
         if one.get("name") not in names:
             raise Refusal(
                 "unsuitable", f"inputs: no tensor {brief(one.get('name'))}. Send {expected}"
             )
+    found = {one["name"]: one for one in inputs}
     if len(found) != len(names):
         raise Refusal("malformed", f"inputs: a tensor is there twice. Send {expected}")
     return found

@@ -84,9 +84,10 @@ class HandOver:
             for experiment in corner_experiments(block, factory, SHAPING):
                 if wants_head(experiment):
                     found.setdefault(head_key(experiment), warm_up_head(experiment))
-            compared = factory.make(block, block.vetted())
-            if shows_pretraining(block) and wants_head(compared):
-                found[own_key(compared)] = warm_up_head(compared)
+            if shows_pretraining(block):
+                compared = factory.make(block, block.vetted())
+                if wants_head(compared):
+                    found[own_key(compared)] = warm_up_head(compared)
         return {key: head for key, head in found.items() if key not in self._heads}
 
     def name_best(self, records: Iterable[Record], keys: Set[str]) -> None:

@@ -14,6 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from orchestrator.data.texts import decode_text
 from orchestrator.tasks.metrics import wilson_interval
 
 
@@ -22,13 +23,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    train, test = (load_files(folder / split, encoding="cp1252") for split in ("train", "test"))
+    train, test = (load_files(folder / split) for split in ("train", "test"))
     model = make_pipeline(
         TfidfVectorizer(sublinear_tf=True, stop_words="english"),
         LogisticRegression(C=10, max_iter=1000),
     )
-    model.fit(train.data, train.target)
-    right = int((model.predict(test.data) == test.target).sum())
+    model.fit(map(decode_text, train.data), train.target)
+    right = int((model.predict(map(decode_text, test.data)) == test.target).sum())
     low, high = wilson_interval(right, len(test.target))
     print(
         f"TF-IDF + logistic regression: {right} of {len(test.target)} = "
