@@ -30,6 +30,7 @@ pytestmark = pytest.mark.ray
 
 Run = Callable[..., tuple[int, Any]]
 KINDS = ("token-classification", "question-answering")
+CORPUS = {"epochs": 1, "lr": 1e-3, "batch_size": 8, "max_length": 32, "held_out": 0.2}
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture(scope="module")
 def sweeps(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, SweepFolder]:
-    """Heads, a partly and a wholly fine-tuned encoder, and the same from scratch, for each task."""
+    """An encoder under every strategy, LoRA and pretraining on raw text among them, by task."""
     root = tmp_path_factory.mktemp("spans")
     for split, n in (("train", 60), ("test", 12)):
         seed = int(split == "test")
@@ -54,6 +55,9 @@ def sweeps(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         (root / f"token-classification-{split}").write_text(conll(sentences))
         asked = passages(n // 3, seed=seed, second_half=False, none=0.2, n_things=1)
         (root / f"question-answering-{split}.json").write_text(json.dumps(asked))
+    (root / "raw").mkdir()
+    for number, sentence in enumerate(tagged_sentences(60, seed=2, second_half=False)):
+        (root / "raw" / f"{number}.txt").write_text(" ".join(word for word, _ in sentence))
     write_encoder(root / "tiny", words=words_of(*map(_text, root.iterdir())))
     return {kind: SweepFolder(_swept(root, kind).folder) for kind in KINDS}
 
@@ -72,14 +76,21 @@ def _swept(root: Path, kind: str) -> Any:
         "search": [
             {"strategy": "feature-extraction", "backbone": "tiny", "head_lr": {"log": [1e-3, 0.1]}},
             {"strategy": "partial", "backbone": "tiny", "unfreeze": 2},
+            {"strategy": "partial", "backbone": "tiny", "unfreeze": 2, "adapter": "lora"},
             {"strategy": "full", "backbone": "tiny"},
             {"strategy": "scratch", "backbone": "tiny", "lr": 2e-3},
+            {
+                "strategy": "domain-adaptive",
+                "backbone": "tiny",
+                "then": "full",
+                "pretraining": {"corpus": "raw", **CORPUS},
+            },
         ],
-        "budget": {"trials": 4},
+        "budget": {"trials": 7},
         "storage": "runs",
     }
     outcome = run_sweep(parse_sweep(raw, base=root))
-    assert (outcome.ended, outcome.failed) == (4, 0), outcome
+    assert (outcome.ended, outcome.failed) == (7, 0), outcome
     assert outcome.test is not None
     return outcome
 
@@ -98,10 +109,15 @@ def test_trials_share_hidden_states_and_fine_tuning_starts_from_the_best_head(
     assert by_strategy["feature-extraction"].params["pooling"] == "none"
 
 
+@pytest.mark.parametrize("strategy", ["full", "partial", "domain-adaptive"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_bundle_says_what_its_trial_said(sweeps: dict[str, SweepFolder], kind: str) -> None:
+def test_a_bundle_says_what_its_trial_said(
+    sweeps: dict[str, SweepFolder], kind: str, strategy: str
+) -> None:
     folder = sweeps[kind]
-    record = next(r for r in folder.records().values() if r.experiment.strategy.strategy == "full")
+    records = folder.records().values()
+    record = next(r for r in records if r.experiment.strategy.strategy == strategy)
+    assert (record.params.get("adapter") == "lora") is (strategy == "partial")
     bundle = bundle_trial(folder, record)
     assert {"config.json", "tokenizer.json"} <= set(bundle.manifest.files)
     path = folder.trial(record.trial).root / "validation.arrow"
