@@ -20,6 +20,7 @@ slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python -m tests.benchmarks
 
 check: $(STAMP)

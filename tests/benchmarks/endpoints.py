@@ -1,12 +1,14 @@
 """Endpoints that answer the same model in different ways, each a process of its own.
 
-`python -m tests.benchmarks.endpoints bare|documented FOLDER BACKBONE PORT` runs one of the two that
-are not the product's own command.
+`python -m tests.benchmarks.endpoints KIND FOLDER BACKBONE PORT` runs one of those that are not the
+product's own command.
 """
 
 from __future__ import annotations
 
+import base64
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -19,13 +21,27 @@ from pathlib import Path
 from typing import Any
 
 NAME = "bench"
-PATHS = {"documented": "/predict"}
+PREDICT = f"/v1/models/{NAME}:predict"
+KEY = "a-key-of-the-benchmarks-alone"
 PATIENCE_S = 240.0
 
 
-def path_of(kind: str) -> str:
-    """What is asked."""
-    return PATHS.get(kind, f"/v1/models/{NAME}:predict")
+def request_of(kind: str, image: bytes) -> bytes:
+    """A whole HTTP request with an encoded image, as an endpoint of this kind wants it."""
+    if kind.startswith("litserve"):
+        body = json.dumps({"image": base64.b64encode(image).decode()}).encode()
+        return request("/predict", body, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "image/jpeg"}
+    if kind == "exposed":
+        headers["Authorization"] = f"Bearer {KEY}"
+    return request("/predict" if kind == "documented" else PREDICT, image, headers)
+
+
+def request(path: str, body: bytes, headers: dict[str, str]) -> bytes:
+    """A whole HTTP request."""
+    lines = [f"POST {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 @contextmanager
@@ -33,8 +49,9 @@ def endpoint(kind: str, folder: Path, backbone: str, *, port: int, threads: int)
     """The process id of an endpoint that answers, for the length of the block.
 
     Args:
-        kind: `ours` (behind Ray's proxy, on loopback), `bare` (uvicorn before our handler, no Ray),
-            `documented` (Ray Serve as its documentation has it: FastAPI, torch).
+        kind: `ours` (behind Ray's proxy, on loopback), `exposed` (the same behind HAProxy, with a
+            key), `bare` (uvicorn before our handler, no Ray), or one of the rivals: `documented`
+            (Ray Serve), `litserve`, `litserve-onnx`.
         folder: Of the bundle.
         backbone: Its library name.
         port: To listen at.
@@ -66,8 +83,13 @@ def endpoint(kind: str, folder: Path, backbone: str, *, port: int, threads: int)
 
 def _words(kind: str, folder: Path, backbone: str, *, port: int, threads: int) -> list[str]:
     python = [sys.executable, "-m"]
-    if kind == "ours":
+    if kind in ("ours", "exposed"):
         served = ["--bundle", f"{NAME}={folder}", "--port", str(port), "--at-once", str(threads)]
+        if kind == "exposed":
+            keys = folder.parent / "keys"
+            keys.touch(mode=0o600)
+            keys.write_text(f"bench {KEY}\n")
+            served += ["--expose", "--keys", str(keys)]
         return [*python, "jobs", "deploy", *served]
     return [*python, "tests.benchmarks.endpoints", kind, str(folder), backbone, str(port)]
 
@@ -110,61 +132,26 @@ def bare(folder: Path, port: int) -> None:
     uvicorn.run(handler, port=port, log_level="warning", access_log=False)
 
 
-def documented(backbone: str, port: int) -> None:
-    """What a competent user writes from Ray Serve's documentation: FastAPI, eager torch, PIL."""
-    import io
-
-    import ray
-    import timm
-    import torch
-    from fastapi import FastAPI, Request
-    from PIL import Image
-    from ray import serve
-    from torchvision import transforms
-
-    app = FastAPI()
-
-    @serve.deployment(ray_actor_options={"num_cpus": 1})
-    @serve.ingress(app)
-    class Classifier:
-        def __init__(self, name: str) -> None:
-            self.model = timm.create_model(name, pretrained=False, num_classes=5).eval()
-            self.prepare = transforms.Compose(
-                [
-                    transforms.Resize(256),
-                    transforms.CenterCrop(224),
-                    transforms.ToTensor(),
-                    transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-                ]
-            )
-
-        @app.get("/healthz")
-        def health(self) -> dict[str, bool]:
-            return {"alive": True}
-
-        @app.post("/predict")
-        async def predict(self, request: Request) -> dict[str, Any]:
-            image = Image.open(io.BytesIO(await request.body())).convert("RGB")
-            with torch.inference_mode():
-                probs = self.model(self.prepare(image)[None]).softmax(1)[0]
-            label = int(probs.argmax())
-            return {"label": label, "probabilities": probs.tolist()}
-
-    ray.init(include_dashboard=False, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(Classifier.bind(backbone))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        while True:
-            time.sleep(1)
-    except KeyboardInterrupt:
-        serve.shutdown()
-        ray.shutdown()
-
-
-if __name__ == "__main__":
+def main() -> None:
+    """Answer as the command line says, until interrupted."""
     kind, folder, backbone, port = sys.argv[1:]
     if kind == "bare":
         bare(Path(folder), int(port))
-    else:
-        documented(backbone, int(port))
+        return
+    from tests.benchmarks import rivals
+
+    workers = int(os.environ["OMP_NUM_THREADS"])
+    match kind:
+        case "documented":
+            rivals.ray_serve(backbone, int(port))
+        case "litserve":
+            batches = {"max_batch_size": 8, "batch_timeout": 0.01}
+            rivals.lit_serve(rivals.LitEager(backbone, **batches), int(port), workers=workers)
+        case "litserve-onnx":
+            rivals.lit_serve(rivals.LitOnnx(Path(folder)), int(port), workers=workers)
+        case _:
+            raise SystemExit(f"no such kind: {kind}")
+
+
+if __name__ == "__main__":
+    main()

@@ -36,10 +36,15 @@ class Answers:
         return 1000 * statistics.quantiles(self.latencies_s, n=100)[percent - 1]
 
 
-def load(port: int, path: str, body: bytes, *, clients: int, seconds: float) -> Answers:
-    """Ask `path` from so many clients at once for so long; each asks again when it is answered."""
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: image/jpeg\r\n"
-    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+def load(port: int, request: bytes, *, clients: int, seconds: float) -> Answers:
+    """Send a request from so many clients at once for so long; each sends it again when answered.
+
+    Args:
+        port: Of an endpoint on this machine.
+        request: Its head and body.
+        clients: Threads with an open connection each.
+        seconds: After which no request begins.
+    """
     answers, lock = Answers(), threading.Lock()
     stop_s = time.perf_counter() + seconds
 
