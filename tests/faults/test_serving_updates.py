@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 IMAGE = image_file((200, 40, 10), size=(500, 375), form="JPEG")
 REPLICA = "ServeReplica:orchestrator:"
+PROXY, CONTROLLER = "ProxyActor", "ServeController"
 
 
 def drawn(pair: tuple[str, str]) -> bytes:
@@ -164,3 +165,27 @@ def test_six_killed_replicas_cost_our_client_nothing(
     twice = {"min_replicas": 2, "max_replicas": 2}
     site.run({"name": "cells", "bundle": str(versions[0]), **twice})
     _kill_under_load(site, kills=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", [PROXY, CONTROLLER])
+def test_a_killed_proxy_or_controller_costs_our_client_nothing(
+    site: Site, versions: tuple[Path, Path], title: str
+) -> None:
+    site.run({"name": "cells", "bundle": str(versions[0])})
+    clients = [retrying(site.url, "cells", IMAGE) for _ in range(2)]
+    with Load(clients, pause_s=0.02) as load:
+        load.wait_for(30)
+        (before,) = processes(title)
+        kill(before)
+        killed_s = time.monotonic()
+        while processes(title) in ([], [before]):
+            assert time.monotonic() - killed_s < 30, f"{title} was not replaced"
+            time.sleep(0.1)
+        load.wait_for(60)
+    assert not load.faults, load.ended
+    # What was killed works again: the endpoint can be updated.
+    site.run({"name": "cells", "bundle": str(versions[1])})
+    with Load(clients[:1]) as load:
+        load.wait_for(5)
+    assert digests(load) == {open_bundle(versions[1]).digest}
