@@ -14,6 +14,7 @@ from tests.benchmarks.cold_start import s3
 from tests.benchmarks.fill import p7
 from tests.benchmarks.harness import Measured, table, write_rows
 from tests.benchmarks.heads import p2
+from tests.benchmarks.hostile import s9
 from tests.benchmarks.loop import p6
 from tests.benchmarks.overhead import p5
 from tests.benchmarks.serving import s1, s7
@@ -35,6 +36,7 @@ ALL: dict[str, Callable[[Path], list[Measured] | Measured]] = {
     "S3": s3,
     "S4": s4,
     "S7": s7,
+    "S9": s9,
     "T1": t1_and_t2,  # T2 is measured with it
     "T3": t3,
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image
 from orchestrator.bundle.bundle import open_bundle
 from orchestrator.bundle.predictor import load_predictor
 from tests.benchmarks.bundles import write_random_bundle
-from tests.benchmarks.endpoints import endpoint, request_of
+from tests.benchmarks.endpoints import endpoint, free_port, request_of
 from tests.benchmarks.harness import Measured
 from tests.benchmarks.http_load import Answers, load
 
@@ -56,7 +55,7 @@ def s7(folder: Path) -> list[Measured]:
     threads = os.cpu_count() or 1
     backbone = BACKBONES[0]
     bundle, image = write_random_bundle(folder / backbone, backbone), photograph()
-    port = _free_port()
+    port = free_port()
     with endpoint("ours", bundle.path, backbone, port=port, threads=threads):
         request = request_of("ours", image)
         load(port, request, clients=8, seconds=3)
@@ -115,7 +114,7 @@ def in_process(folder: Path, image: bytes, *, threads: int) -> float:
 def _asked(
     kind: str, folder: Path, backbone: str, image: bytes, *, threads: int
 ) -> dict[int, Answers]:
-    port = _free_port()
+    port = free_port()
     with endpoint(kind, folder, backbone, port=port, threads=threads):
         request = request_of(kind, image)
         load(port, request, clients=2, seconds=3)
@@ -147,12 +146,6 @@ def _rows(backbone: str, found: dict[str, dict[int, Answers]], floor: float) -> 
         what = f"{backbone}: best of ours ({name}) / in process"
         rows.append(Measured("S1", what, best / floor, "≥ 0.65×"))
     return rows
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _resident_bytes(title: str) -> int:
