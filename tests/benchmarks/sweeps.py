@@ -58,7 +58,7 @@ PLAIN_TUNING = {**PLAIN, "stage_decay": 1.0, "head_lr": 1e-3, "clip_norm": 0.0, 
 def p1(folder: Path) -> list[Measured]:
     """16 feature-extraction trials of 10 epochs: against the documented pattern, and against one
     eager forward pass over the data with all threads."""
-    n_trials, epochs, n_images, n_more = 16, 10, 512, 2048
+    n_trials, epochs, n_images, n_more = 16, 10, 512, 1968
     cells, weights = write_cells(folder / "few", n=n_images)
     more, _ = write_cells(folder / "many", n=n_more)
     block = {
