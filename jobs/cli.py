@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "promote": "bundle, verify and register a trial",
     "predict": "answers of a bundle, one JSON line an input",
     "deploy": "serve models over HTTP, or roll those that are served to other versions",
+    "undeploy": "take models out of service, or end all of it",
     "rollback": "move a model's alias back, and what is served with it",
     "backbones": "what can be named in a spec",
 }
@@ -43,7 +44,7 @@ def build_parser(verbs: Sequence[str] = tuple(VERBS)) -> argparse.ArgumentParser
     """The parser; only the named verbs' modules are imported."""
     parser = _Parser(
         prog="orchestrator",
-        description="From labelled images to a ranked, registered, usable model.",
+        description="From labelled images or texts to a ranked, registered, usable model.",
         epilog="exit codes: 0 success, 1 failed run, 2 bad command line or spec, 3 bad data, "
         "130 interrupted (everything ended is kept)",
     )

@@ -342,7 +342,7 @@ def _detached(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
             raise OrchestratorError(f"it does not serve. Its output: {log.read_text()[-2000:]}")
         time.sleep(0.2)
     terminal.show(log.read_text().strip())
-    terminal.show(f"stop it with: kill {child.pid}")
+    terminal.show(f"stop it with: orchestrator undeploy --port {args.port}")
     return 0, {"url": found[1], "pid": child.pid, "log": str(log)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -129,6 +130,34 @@ def test_a_model_is_served_rolled_and_rolled_back(
     assert serving.returncode == 130
     assert json.loads(output)["stopped"] is True
     assert not _is_ready(port)
+
+
+def test_models_are_taken_out_of_service_one_by_one(
+    tmp_path: Path, environment: dict[str, str], port: int
+) -> None:
+    first, second = bundles(tmp_path / "bundles")
+    served = ["--bundle", f"cells={first.path}", "--bundle", f"other={second.path}"]
+    detached = done(["deploy", *served, "--port", str(port), "--detach"], environment)
+    try:
+        unknown = started(["undeploy", "cell", "--port", str(port), "--json"], environment)
+        told, _ = unknown.communicate(PATIENCE_S)
+        assert unknown.returncode == 2
+        assert "Did you mean 'cells'?" in told
+        left = done(["undeploy", "other", "--port", str(port)], environment)
+        assert left == {"stopped": ["other"], "served": ["cells"]}
+        assert answered_by(port)[0]
+        path = f"http://127.0.0.1:{port}/v1/models/other"
+        assert httpx.get(path, timeout=5).status_code == 404
+        left = done(["undeploy", "--port", str(port)], environment)
+        assert left == {"stopped": ["cells"], "served": []}
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(detached["pid"], signal.SIGTERM)
+    assert not _is_ready(port)
+    again = started(["undeploy", "--port", str(port), "--json"], environment)
+    told, _ = again.communicate(PATIENCE_S)
+    assert again.returncode == 2
+    assert "nothing that was deployed on this machine serves at port" in told
 
 
 def _is_ready(port: int) -> bool:
