@@ -27,6 +27,7 @@ from orchestrator.models.placing import placed
 from orchestrator.runtime.cluster import Cluster
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.memory import peak_memory_bytes, reset_peak_memory, resident_bytes
+from orchestrator.spec import mirror
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.durable import write_json
 from orchestrator.spec.experiment import Experiment
@@ -165,6 +166,7 @@ class CostBook:
             threads: That a trial computes on; costs on others are not known from them.
         """
         self._path, self._threads = path, threads
+        mirror.refresh(path)
         try:
             self._costs: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
         except (FileNotFoundError, ValueError):

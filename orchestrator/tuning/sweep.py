@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator.data.examples import Examples
+from orchestrator.data.examples import INDEX, Examples
 from orchestrator.features.room import leased, make_room
 from orchestrator.features.store import FeatureKey
 from orchestrator.runtime.cluster import Cluster, joined_cluster
@@ -22,6 +22,7 @@ from orchestrator.runtime.text_embedding import TextNeed, embed_texts
 from orchestrator.runtime.trial_run import TrialTicket
 from orchestrator.runtime.tune_trial import MAX_FAILURES, TuneContext, tune_trial
 from orchestrator.runtime.winner_test import ensure_tested
+from orchestrator.spec import mirror
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import Record
 from orchestrator.spec.search_space import Block
@@ -77,7 +78,7 @@ class SweepOutcome:
         """What `sweep --json` prints."""
         best = self.best
         return {
-            "sweep": str(self.folder),
+            "sweep": mirror.location_of(self.folder),
             "status": self.status,
             "trials": {"ended": self.ended, "failed": self.failed, "reused": self.reused},
             "best": None
@@ -394,15 +395,15 @@ class _Run:
         workers = self.spec.workers
         context = TuneContext(
             ticket=TrialTicket(
-                sweep=str(self.folder.root.resolve()),
-                store=str(self.sweep.store.root.resolve()),
+                sweep=mirror.location_of(self.folder.root),
+                store=mirror.location_of(self.sweep.store.root),
                 trial="",
                 threads=max(1, int(workers.cpus)),
                 use_gpu=workers.gpus > 0,
             ),
             workers=workers,
             signals=signals,
-            train_storage=str(train_scratch.resolve()),
+            train_storage=mirror.location_of(train_scratch),
         )
         alone = workers.most == 1
         # With several workers Ray Train reserves the CPUs; Tune wants some resource for its actor.
@@ -438,7 +439,7 @@ class _Run:
                 self.too_late = True
                 self.progress.say(reason)
             shutil.rmtree(scratch, ignore_errors=True)
-            shutil.rmtree(train_scratch, ignore_errors=True)
+            mirror.remove_folder(train_scratch)
         return searcher.exhausted
 
     def _searcher(
@@ -523,10 +524,12 @@ class _Run:
             )
 
     def _write_sweep_json(self) -> None:
-        if not (self.folder / "data" / "index.arrow").exists():
-            self.sweep.examples.save(self.folder / "data")
-        examples = Examples.open(self.folder / "data")
+        data = mirror.fetch_folder(self.folder / "data", last=INDEX)
+        if not (data / INDEX).exists():
+            self.sweep.examples.save(data)
+        examples = Examples.open(data)
         tokenize(examples, backbones_of(self.spec), self.progress)
+        mirror.publish_folder(data, last=INDEX)
         self.sweep = replace(self.sweep, examples=examples)
         self.folder.write("sweep.json", self.sweep.description())
 
