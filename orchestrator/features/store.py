@@ -131,7 +131,7 @@ class FeatureStore:
         except FileNotFoundError:
             return None
         if lacking and not mirror.fetch_files(folder, parts):
-            raise _damaged(folder / lacking[0])
+            raise _damaged(folder / _lacking(folder, parts)[0])
         _VERIFIED.add(_seal(folder, parts))
         with contextlib.suppress(OSError):  # a store that is mounted read-only can still be read
             os.utime(folder / MANIFEST)
@@ -174,7 +174,7 @@ class FeatureStore:
             mirror.fetch_files(folder, {name: parts[name]})
         paths = [folder / name for name in names]
         there = {path.name: file_digest(path) for path in paths if path.is_file()}
-        if there == parts:
+        if parts and there == parts:
             return False  # another process has filled it meanwhile
         mirror.remove(folder / MANIFEST)
         for name in names:

@@ -211,7 +211,7 @@ def _winner_predictions(
         return None
     places: list[Callable[[], Predictions | None]] = [lambda: _validation(folder, winner, task)]
     if tested is not None:
-        places.insert(0, lambda: read_predictions(folder / "test.arrow", split="test", task=task))
+        places.insert(0, lambda: _tested(folder, task))
     for read in places:
         try:
             found = read()
@@ -221,6 +221,10 @@ def _winner_predictions(
         if found is not None and len(found):
             return found
     return None
+
+
+def _tested(folder: Path, task: TaskSpec) -> Predictions | None:
+    return read_predictions(mirror.fetch(folder / "test.arrow"), split="test", task=task)
 
 
 def _validation(folder: Path, trial: TrialView, task: TaskSpec) -> Predictions | None:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from orchestrator.data.examples import Examples, Split
 from orchestrator.errors import IntegrityError, SweepLockedError
-from orchestrator.runtime.lease import leased
+from orchestrator.runtime.lease import OWNER, leased
 from orchestrator.spec import mirror
 from orchestrator.spec.durable import write_durably, write_json
 from orchestrator.spec.experiment import Experiment
@@ -200,7 +200,9 @@ class SweepFolder:
 
 def _is_state(name: str) -> bool:
     """Whether a file is read by drivers and reports; others are fetched when they are needed."""
-    return "/" not in name or name.endswith((f"/{EXPERIMENT}", f"/{RECORD}"))
+    if "/" not in name:
+        return name != OWNER
+    return name.endswith((f"/{EXPERIMENT}", f"/{RECORD}"))
 
 
 def write_predictions(

@@ -102,9 +102,9 @@ class WorkerIO:
         )
         if checkpoint is None or checkpoint.state["experiment"] != digest:
             raise IntegrityError(
-                f"the head {mirror.location_of(folder.root)} that this trial starts from is missing "
-                "or damaged. Delete that folder and run the same command again: the head is trained "
-                "anew"
+                f"the head {mirror.location_of(folder.root)} that this trial starts from is "
+                "missing or damaged. Delete that folder and run the same command again: the head "
+                "is trained anew"
             )
         return {
             name.removeprefix("head."): tensor
