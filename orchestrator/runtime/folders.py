@@ -73,12 +73,17 @@ class TrialFolder:
             write_json(path, record.to_json())
 
     def record(self) -> Record | None:
-        """The record, or None while the trial has not ended.
+        """The record, or None while the trial has not ended; at a URI it is looked for there.
 
         Raises:
             IntegrityError: The file is there and is no record.
         """
-        path = mirror.fetch(self.root / RECORD)
+        mirror.fetch(self.root / RECORD)
+        return self.known_record()
+
+    def known_record(self) -> Record | None:
+        """The record that this node has; errors as in `record`."""
+        path = self.root / RECORD
         try:
             return Record.model_validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -94,8 +99,8 @@ class TrialFolder:
 class SweepFolder:
     """A sweep's folder. The set of its records is its state; everything else can be remade.
 
-    At a URI, what is read of it is what the driver's node has: the driver refreshes that when it
-    takes the sweep, other verbs before they read. Records are looked for at the URI, too.
+    At a URI, what is read of it is what this node has: the driver refreshes that when it takes the
+    sweep, and looks for the record of each trial that has ended; other verbs refresh it first.
     """
 
     def __init__(self, root: Path) -> None:
@@ -129,8 +134,8 @@ class SweepFolder:
         return {folder.root.name: folder.start() for folder in self.trials()}
 
     def records(self) -> dict[str, Record]:
-        """The records of all ended trials, by id."""
-        found = ((folder.root.name, folder.record()) for folder in self.trials())
+        """The records of all ended trials that this node knows of, by id."""
+        found = ((folder.root.name, folder.known_record()) for folder in self.trials())
         return {name: record for name, record in found if record is not None}
 
     def spec(self) -> SweepSpec:

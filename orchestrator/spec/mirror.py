@@ -125,6 +125,15 @@ def elsewhere(folder: Path) -> set[str]:
     return set() if stored is None else stored.names()
 
 
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file below a folder by its relative path; at a URI, of what lies there."""
+    stored = at_uri(folder)
+    if stored is not None:
+        return stored.tree()
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
 def fetch(path: Path, *, sha256: str | None = None) -> Path:
     """`path`, its file fetched if it is not here; where the URI has none, there is none.
 

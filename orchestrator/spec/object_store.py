@@ -148,13 +148,14 @@ class Stored:
         own = self.uri.rpartition("/")[2]
         return {str(path).rstrip("/").rpartition("/")[2] for path in found} - {"", own}
 
-    def tree(self) -> set[str]:
-        """Of all objects below it, relative to it, with `/`."""
+    def tree(self) -> dict[str, int]:
+        """Bytes of all objects below it, by their names relative to it, with `/`."""
         try:
-            found = self._persistently(lambda: self.driver.find(self.path))
+            found = self._persistently(lambda: self.driver.find(self.path, detail=True))
         except FileNotFoundError:
-            return set()
-        return {str(path).removeprefix(self.path).lstrip("/") for path in found} - {""}
+            return {}
+        sizes = {path.removeprefix(self.path).lstrip("/"): info for path, info in found.items()}
+        return {name: int(info["size"]) for name, info in sizes.items() if name}
 
     def written_at(self) -> datetime | None:
         """When it was written, by the clock of its store; None where there is nothing."""

@@ -409,13 +409,12 @@ def actual_costs(
             sum(r.seconds * (r.placement.workers if r.placement else 1) for r in ended), 1
         ),
         "peak_memory_bytes": max((r.peak_memory_bytes for r in ended), default=0),
-        "checkpoint_bytes": sum(bytes_below(trial.checkpoints) for trial in folder.trials()),
+        "checkpoint_bytes": sum(
+            size
+            for name, size in mirror.sizes(folder / "trials").items()
+            if "/checkpoints/" in name
+        ),
     }
-
-
-def bytes_below(folder: Path) -> int:
-    """Of all files below a folder; 0 where there is none."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _row(work: Shared, costs: CostBook) -> dict[str, Any]:

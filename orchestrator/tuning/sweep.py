@@ -41,7 +41,7 @@ from orchestrator.tuning.deadline import Deadline
 from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
 from orchestrator.tuning.handing_over import HEADS, PLAN, HandOver, planned
 from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leaderboard
-from orchestrator.tuning.plan import ACTUAL, CostBook, actual_costs, bytes_below, make_plan
+from orchestrator.tuning.plan import ACTUAL, CostBook, actual_costs, make_plan
 from orchestrator.tuning.preparing import PreparedSweep, prepare_sweep
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.scheduler import FlaggingScheduler
@@ -567,7 +567,7 @@ class _Run:
                 self.folder, self.folder.records().values(), seconds=self.clock.seconds()
             )
             stored = [self.sweep.store.folder(key) for key in self.stored]
-            actual["feature_bytes"] = sum(bytes_below(folder) for folder in stored)
+            actual["feature_bytes"] = sum(sum(mirror.sizes(folder).values()) for folder in stored)
             self.folder.write(PLAN, {**plan, ACTUAL: actual})
 
     def _write_leaderboard(self, status: SweepStatus) -> None:

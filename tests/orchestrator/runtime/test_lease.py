@@ -35,11 +35,11 @@ def test_another_machine_is_refused_and_told_by_whom(storage_uri: str, become: N
 
 def test_one_that_died_is_followed_at_once_on_its_own_machine(storage_uri: str) -> None:
     folder = mirror.local_path(storage_uri)
-    with ExitStack() as dead:
-        dead.enter_context(taken(folder))
-        with taken(folder):  # who holds the machine's own lock knows that it has died
-            pass
-        dead.pop_all()
+    dead = taken(folder, beat_s=60)
+    dead.__enter__()
+    with taken(folder):  # who holds the machine's own lock knows that it has died
+        pass
+    dead.__exit__(None, None, None)
 
 
 def test_one_that_is_not_heard_of_is_followed_elsewhere_and_finds_out(
