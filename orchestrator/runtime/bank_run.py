@@ -58,10 +58,10 @@ def conduct_bank(ticket: BankTicket, signals: Signals) -> None:
     started_at, started_s = datetime.now(UTC), time.monotonic()
     folder = SweepFolder(mirror.local_path(ticket.sweep))
     place = folder.trial if ticket.for_trials else folder.head
-    for trial in ticket.trials:
-        place(trial).refresh()
+    places = {trial: place(trial) for trial in ticket.trials}
+    folder.look_up(places.values())
     starts = {
-        trial: place(trial).start() for trial in ticket.trials if place(trial).record() is None
+        trial: found.start() for trial, found in places.items() if found.known_record() is None
     }
     if not starts:
         return

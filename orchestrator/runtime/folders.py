@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +164,15 @@ class SweepFolder:
         """Durably write a JSON file of the folder."""
         write_json(self.root / name, content)
 
+    def look_up(self, trials: Iterable[TrialFolder]) -> None:
+        """Make starts and records of some trials what the URI has; quicker than one by one."""
+        names = {
+            f"{trial.root.relative_to(self.root).as_posix()}/{file}"
+            for trial in trials
+            for file in (EXPERIMENT, RECORD)
+        }
+        mirror.refresh_tree(self.root, wanted=names.__contains__)
+
     def refresh(self) -> None:
         """Make what is here of the sweep what its URI has, for a verb that only reads."""
         with contextlib.suppress(SweepLockedError), self._locked_here():
@@ -194,8 +203,9 @@ class SweepFolder:
             except OSError as err:
                 file.seek(0)
                 raise SweepLockedError(
-                    f"{self.root} is being run by process {file.read().strip() or 'unknown'}. "
-                    "Wait for it, or stop it and run the same command again"
+                    f"{mirror.location_of(self.root)} is being run by process "
+                    f"{file.read().strip() or 'unknown'}. Wait for it, or stop it and run the same "
+                    "command again"
                 ) from err
             file.truncate(0)
             file.write(str(os.getpid()))

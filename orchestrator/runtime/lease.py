@@ -9,6 +9,7 @@ holds the folder's lock in the same mirror takes over at once.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import json
 import os
 import socket
@@ -137,9 +138,10 @@ class _Lease:
                 continue
 
     def give_back(self) -> None:
-        """Let the next one have it at once."""
-        if not self.lost and self._holder() == self._own:
-            self._stored.remove()
+        """Let the next one have it at once; where the store does not answer, it waits."""
+        with contextlib.suppress(StorageError):
+            if not self.lost and self._holder() == self._own:
+                self._stored.remove()
 
     def _content(self) -> bytes:
         return json.dumps(asdict(self._own)).encode()

@@ -19,7 +19,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,9 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import IntegrityError
-from orchestrator.spec.object_store import Stored, is_uri
+from orchestrator.spec.object_store import NODES_OWN, Stored, is_uri
 
-_NODES_OWN = re.compile(r".*\.(tmp|partial)|\.lock")
 _LOCKS = 256
 
 Digests = Callable[[Any], Mapping[str, str]]
@@ -63,7 +61,7 @@ def at_uri(path: Path) -> Stored | None:
         parts = path.relative_to(_mirrors()).parts
     except ValueError:
         return None
-    if len(parts) < 2 or any(_NODES_OWN.fullmatch(part) for part in parts):
+    if len(parts) < 2 or any(NODES_OWN.fullmatch(part) for part in parts):
         return None
     return Stored(f"{parts[0]}://{'/'.join(parts[1:])}")
 
@@ -234,20 +232,19 @@ def refresh_folder(folder: Path, *, last: str, digests: Digests) -> Path:
 
 
 def refresh_tree(folder: Path, *, wanted: Callable[[str], bool]) -> None:
-    """Make the wanted files below a folder what the URI has now; others go where it lacks them.
-
-    Nobody else may write below it meanwhile.
+    """Make the wanted files below a folder what the URI has now, with few requests.
 
     Args:
         folder: Of a storage.
-        wanted: By the path relative to `folder`, with `/`.
+        wanted: By the path relative to `folder`, with `/`. Nobody else writes them meanwhile.
     """
     stored = at_uri(folder)
     if stored is None:
         return
     there = stored.tree()
     for path in folder.rglob("*"):
-        if path.relative_to(folder).as_posix() not in there and path.is_file() and at_uri(path):
+        name = path.relative_to(folder).as_posix()
+        if wanted(name) and name not in there and path.is_file() and at_uri(path):
             path.unlink(missing_ok=True)
     _download(stored, folder, sorted(filter(wanted, there)), {})
 

@@ -23,6 +23,7 @@ from orchestrator.errors import SpecError, StorageError, listing, nearest
 TRIES = 5
 FIRST_PAUSE_S = 0.5
 COMMON = ("s3://", "gs://", "abfs://")
+NODES_OWN = re.compile(r".*\.(tmp|partial)|\.lock")  # names that no object has
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]*)://([^?#\s]+)")
 _NOT_SHARED = ("data", "file", "http", "https", "local", "memory")
@@ -59,7 +60,7 @@ def checked_uri(uri: str) -> str:
     if scheme not in known_implementations:
         told = f"no driver knows {scheme}://. Use {listing(COMMON)} or a folder."
         raise SpecError(f"{told}{nearest(f'{scheme}://', COMMON)}")
-    if any(part in ("", ".", "..") for part in rest.split("/")):
+    if any(part in ("", ".", "..") or NODES_OWN.fullmatch(part) for part in rest.split("/")):
         raise SpecError(
             f"{uri!r} has a part that no folder can be named. Use e.g. s3://bucket/runs"
         )

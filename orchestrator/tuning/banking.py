@@ -134,7 +134,9 @@ def run_banks(
             for ref in ready:
                 name, members = waiting.pop(ref)
                 _await(ref, name, progress)
-                found = [place(start.experiment.id).record() for start in members]
+                places = [place(start.experiment.id) for start in members]
+                folder.look_up(places)
+                found = [trial.known_record() for trial in places]
                 ended = [record for record in found if record is not None]
                 progress.say(f"end {name}: {sum(record.seconds for record in ended):.1f} s")
                 if on_record is not None:

@@ -21,6 +21,7 @@ from tests.object_storage import CREDENTIALS
         ("s3:///runs", "no folder"),
         ("s3://bucket//runs", "no folder"),
         ("s3://bucket/../runs", "no folder"),
+        ("s3://bucket/runs.tmp/new", "no folder"),
         ("s3://bucket/runs?version=1", "no URI"),
         ("memory://runs", "not shared"),
         ("file:///mnt/runs", "not shared"),
