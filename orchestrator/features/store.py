@@ -189,10 +189,7 @@ class FeatureStore:
 
     def _parts(self, key: FeatureKey) -> set[str]:
         """Names of the parts that the store has, whether the entry is finished or not."""
-        folder = self.folder(key)
-        if mirror.at_uri(folder) is not None:
-            return {name for name in mirror.elsewhere(folder) if name != MANIFEST}
-        return {path.name for path in folder.glob("part-*.arrow")}
+        return {name for name in mirror.names(self.folder(key)) if name.startswith("part-")}
 
     @contextlib.contextmanager
     def writing(self, key: FeatureKey, rows: range) -> Iterator[PartWriter]:

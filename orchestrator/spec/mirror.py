@@ -117,10 +117,12 @@ def publish_folder(folder: Path, *, last: str) -> None:
                 stored.below(path.name).send(path)
 
 
-def elsewhere(folder: Path) -> set[str]:
-    """Names of the files and folders that the URI of `folder` has; none where it has no URI."""
+def names(folder: Path) -> set[str]:
+    """Of the files and folders in a folder; where it has a URI, of those there."""
     stored = at_uri(folder)
-    return set() if stored is None else stored.names()
+    if stored is not None:
+        return stored.names()
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -298,14 +300,14 @@ def _last_one(paths: Iterable[Path], last: str) -> list[Path]:
     return sorted(paths, key=lambda path: (path.name == last, path.name))
 
 
-def _download(stored: Stored, into: Path, names: Sequence[str], digests: Mapping[str, str]) -> None:
+def _download(stored: Stored, into: Path, files: Sequence[str], digests: Mapping[str, str]) -> None:
     """Bring files to a folder side by side, each to its name when all are here.
 
     Raises:
         FileNotFoundError: The URI lacks one.
         IntegrityError: One has other bytes than its digest says, twice.
     """
-    hidden = {name: _hidden(into / name) for name in names}
+    hidden = {name: _hidden(into / name) for name in files}
     try:
         for path in hidden.values():
             path.parent.mkdir(parents=True, exist_ok=True)

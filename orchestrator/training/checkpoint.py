@@ -159,9 +159,8 @@ def keep_only(root: Path, epochs: set[int]) -> None:
 
 
 def _epochs(root: Path) -> set[str]:
-    """The checkpoints of a trial by name: here, and where `root` mirrors a URI, there."""
-    there = {name for name in mirror.elsewhere(root) if name.startswith("epoch-")}
-    return there | {folder.name for folder in root.glob("epoch-*")}
+    """The names of a trial's checkpoints."""
+    return {name for name in mirror.names(root) if name.startswith("epoch-")}
 
 
 def restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer, schedule: LRScheduler) -> None:

@@ -186,14 +186,10 @@ def _by_split(classes: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, i
 
 def _newest(storage: Path, name: str, *, fresh: bool) -> Path:
     """The folder of a sweep: the newest of `name`, `name-2`, …, or with `fresh` the next one."""
-    elsewhere = mirror.elsewhere(storage)
-
-    def exists(folder: Path) -> bool:
-        return folder.name in elsewhere or (folder.exists() and mirror.at_uri(folder) is None)
-
-    taken = [storage / name] if exists(storage / name) else []
-    while taken and exists(following := storage / f"{name}-{len(taken) + 1}"):
-        taken.append(following)
+    there = mirror.names(storage)
+    taken = [storage / name] if name in there else []
+    while taken and (following := f"{name}-{len(taken) + 1}") in there:
+        taken.append(storage / following)
     if not taken:
         return storage / name
     return storage / f"{name}-{len(taken) + 1}" if fresh else taken[-1]

@@ -27,7 +27,7 @@ def test_another_machine_is_refused_and_told_by_whom(storage_uri: str, become: N
         ):
             pytest.fail("two run it")
         become("a")
-    assert mirror.elsewhere(mirror.local_path(storage_uri)) == set(), "nothing is left"
+    assert mirror.names(mirror.local_path(storage_uri)) == set(), "nothing is left"
     become("b")
     with taken(mirror.local_path(storage_uri)):
         pass

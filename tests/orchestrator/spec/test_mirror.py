@@ -42,7 +42,7 @@ def test_a_folder_that_nodes_mount_is_left_alone(
     mirror.refresh_tree(folder, wanted=lambda _: True)
     assert mirror.fetch(folder / "a.json").exists()
     assert mirror.fetch_folder(folder, last=LAST) == folder
-    assert mirror.elsewhere(folder) == set()
+    assert mirror.names(folder) == {"a.json"}
     assert not mirror.fetch_files(folder, {"b.json": "0"}), "there is nowhere to fetch it from"
 
 
@@ -68,8 +68,8 @@ def test_what_one_node_writes_another_fetches(storage_uri: str, become: Node) ->
     folder = mirror.local_path(storage_uri) / "x"
     assert json.loads(mirror.fetch(folder / "a.json").read_bytes()) == {"a": 1}
     assert not mirror.fetch(folder / "b.json").exists()
-    assert mirror.elsewhere(folder) == {"a.json"}
-    assert mirror.elsewhere(folder / "none") == set()
+    assert mirror.names(folder) == {"a.json"}
+    assert mirror.names(folder / "none") == set()
 
 
 def test_a_file_that_cannot_be_sent_is_not_there_either(
@@ -183,7 +183,7 @@ def test_a_folder_is_what_its_last_file_names_now(
     assert {path.name for path in folder.iterdir()} == {"a", LAST}
     assert (folder / "a").read_bytes() == b"3"
     mirror.remove_folder(folder)
-    assert mirror.elsewhere(folder) == set()
+    assert mirror.names(folder) == set()
 
 
 def test_a_folder_written_once_is_sent_and_fetched_by_what_is_lacking(
@@ -192,7 +192,7 @@ def test_a_folder_written_once_is_sent_and_fetched_by_what_is_lacking(
     folder = write_folder(mirror.local_path(storage_uri) / "data", {"blobs.arrow": b"1"})
     (folder / "tokens.arrow.1f.partial").write_bytes(b"half")
     mirror.publish_folder(folder, last=LAST)
-    assert mirror.elsewhere(folder) == {"blobs.arrow", LAST}
+    assert mirror.names(folder) == {"blobs.arrow", LAST}
     become("b")
     there = mirror.fetch_folder(mirror.local_path(storage_uri) / "data", last=LAST, digests=dict)
     assert {path.name for path in there.iterdir()} == {"blobs.arrow", LAST}
