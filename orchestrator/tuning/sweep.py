@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune import TuneError
 
 from orchestrator.data.examples import INDEX, Examples
+from orchestrator.errors import OrchestratorError
 from orchestrator.features.room import leased, make_room
 from orchestrator.features.store import FeatureKey
 from orchestrator.runtime.cluster import Cluster, joined_cluster
@@ -431,6 +433,10 @@ class _Run:
         watcher.start()
         try:
             tuner.fit()
+        except TuneError as err:  # Tune turns what our callbacks raise into text
+            cause = str(err.__cause__ or err).strip().splitlines()[-1]
+            told = "What has ended is kept; the same command continues"
+            raise OrchestratorError(f"the search broke off ({cause}). {told}") from err
         finally:
             watcher.close()
             self.reused += searcher.reused
