@@ -33,7 +33,7 @@ budget: {{trials: 16, minutes: 60}}
 objective: {{metric: {metric}}}       # {metrics}
 tuner: {{searcher: optuna, scheduler: asha}}
 workers: {{per_trial: 1, cpus: 1, gpus: 0}}
-storage: runs                 # a folder that all nodes of the cluster see
+storage: runs                 # a folder that all nodes of the cluster see, or s3://…
 """
 
 SEARCH = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from jobs.spec_arguments import add_address_argument, add_spec_arguments, spec_from
 from jobs.terminal import Terminal
+from orchestrator.spec.mirror import location_of
 from orchestrator.spec.parts import by_position
 
 
@@ -45,8 +46,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         said = "is there already" if row["done"] else f"{row['epochs']} epochs, {each}"
         terminal.show(f"first: {row['what']}, {row['rows']:,} rows, {said}")
     terminal.show(_forecast(plan))
-    terminal.show(f"plan: {folder / 'plan.json'}")
-    return 0, {"sweep": str(folder), **plan}
+    terminal.show(f"plan: {location_of(folder / 'plan.json')}")
+    return 0, {"sweep": location_of(folder), **plan}
 
 
 def _table(plan: dict[str, Any]) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.spec_arguments import add_address_argument, add_spec_arguments
 from jobs.terminal import Terminal
+from orchestrator.spec.mirror import location_of, open_storage
 
 if TYPE_CHECKING:
     from orchestrator.spec.pretraining_job import PretrainingJob
@@ -38,10 +39,10 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         assert provenance is not None
         for line in lines_on(provenance):
             terminal.show(f"{adaptation.backbone.name}: {line}")
-        terminal.show(f"pretrained: {adaptation.folder.root}")
+        terminal.show(f"pretrained: {location_of(adaptation.folder.root)}")
         rows.append(
             {
-                "folder": str(adaptation.folder.root),
+                "folder": location_of(adaptation.folder.root),
                 "digest": adaptation.digest,
                 **{name: provenance[name] for name in ("before", "after", "corpus", "seconds")},
                 "backbone": adaptation.backbone.name,
@@ -51,15 +52,13 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
 
 
 def _adaptations(spec: PretrainingJob | SweepSpec, terminal: Terminal) -> list[Adaptation]:
-    from pathlib import Path
-
     from orchestrator.spec.sweep import SweepSpec
     from orchestrator.tuning.adapting import adaptation_of, corpus_for, unique
     from orchestrator.tuning.preparing import prepare_sweep
 
     if isinstance(spec, SweepSpec):
         return unique(prepare_sweep(spec, progress=terminal).adaptations())
-    storage, pretraining = Path(spec.storage), spec.pretraining
+    storage, pretraining = open_storage(spec.storage), spec.pretraining
     corpus = corpus_for(
         pretraining, spec.backbones, examples=None, cache=storage / "data", progress=terminal
     )

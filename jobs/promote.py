@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.label_arguments import add_label_arguments, given_labels, named_clip
@@ -14,6 +13,7 @@ from jobs.report import sweep_folder
 from jobs.terminal import Terminal
 from orchestrator.bundle.reference import CHAMPION, check_alias, check_name
 from orchestrator.errors import SpecError, nearest
+from orchestrator.spec.mirror import fetch_folder, location_of, publish_folder
 
 if TYPE_CHECKING:
     from orchestrator.bundle.bundle import Bundle
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sweep_dir",
         metavar="SWEEP_DIR",
-        help="the sweep's folder; or a CLIP, which becomes a zero-shot model of --labels",
+        help="the sweep's folder or URI; or a CLIP, which becomes a zero-shot model of --labels",
     )
     parser.add_argument("--trial", metavar="ID", help="which trial; the winner when not given")
     parser.add_argument("--name", required=True, help="the model's name in the registry")
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         return _promote_clip(args, terminal, clip)
     if args.labels is not None or args.templates:
         raise SpecError("--labels and --templates are for a CLIP. A sweep's trial has its own")
-    root = sweep_folder(Path(args.sweep_dir))
+    root = sweep_folder(args.sweep_dir)
     from orchestrator.runtime.folders import SweepFolder
     from orchestrator.tuning.tracking import tracking_uri
 
@@ -123,20 +123,22 @@ def _registered(
 
 def bundle_trial(folder: SweepFolder, record: Record) -> Bundle:
     """The bundle of a trial, below the sweep's folder; made and verified unless it is there."""
+    from orchestrator.bundle.manifest import MANIFEST
     from orchestrator.bundle.writing import write_bundle
     from orchestrator.data.pieces import pieces_of
     from orchestrator.runtime.process_cache import open_examples
     from orchestrator.runtime.winner_test import winner_network
     from orchestrator.training.sources import iterate_judged
 
+    place = fetch_folder(folder / "bundles" / record.trial, last=MANIFEST)
     examples = open_examples(folder / "data")
     pieces = pieces_of(examples, record.experiment.input)
     rows = pieces.indices("validation")[:SAMPLES]
     samples = next(iterate_judged(examples, [rows], record.experiment, threads=1))
     cores = os.cpu_count() or 1
     network = winner_network(folder, record)
-    return write_bundle(
-        folder / "bundles" / record.trial,
+    bundle = write_bundle(
+        place,
         experiment=record.experiment,
         record=record,
         backbone=network.backbone,
@@ -153,6 +155,8 @@ def bundle_trial(folder: SweepFolder, record: Record) -> Bundle:
         ),
         cores=cores,
     )
+    publish_folder(place, last=MANIFEST)
+    return bundle
 
 
 def _spread(rows: Any) -> list[Any]:
@@ -178,7 +182,9 @@ def _chosen(folder: SweepFolder, trial: str | None) -> Record:
     if trial is None:
         winner = winner_of(records, folder.spec().objective)
         if winner is None:
-            raise SpecError(f"{folder.root} has no trial that ended well. Nothing to promote")
+            raise SpecError(
+                f"{location_of(folder.root)} has no trial that ended well. Nothing to promote"
+            )
         return winner
     if trial not in records:
         raise SpecError(

@@ -10,13 +10,15 @@ from typing import Any
 
 from jobs.terminal import Terminal
 from orchestrator.errors import SpecError
+from orchestrator.spec.mirror import local_path, location_of
+from orchestrator.spec.object_store import checked_uri, is_uri
 
 THUMBNAIL_PIXELS = 160
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path, help="the sweep's folder")
+    parser.add_argument("sweep_dir", metavar="SWEEP_DIR", help="the sweep's folder, or its URI")
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
@@ -29,19 +31,26 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     if not args.json:
         terminal.show(terminal_summary(folder))
         terminal.show(f"report: {path}")
-    return 0, {"sweep": str(folder), "report": str(path)}
+    return 0, {"sweep": location_of(folder), "report": location_of(path)}
 
 
-def sweep_folder(path: Path) -> Path:
-    """The absolute path of a sweep's folder.
+def sweep_folder(location: str) -> Path:
+    """The absolute path of a sweep's folder, or where this machine has what its URI has.
 
     Raises:
         SpecError: It is none.
+        StorageError: The URI cannot be reached.
     """
-    folder = path.expanduser().resolve()
+    if is_uri(location):
+        folder = local_path(checked_uri(location))
+        from orchestrator.runtime.folders import SweepFolder
+
+        SweepFolder(folder).refresh()
+    else:
+        folder = Path(location).expanduser().resolve()
     if not (folder / "sweep.json").is_file():
         raise SpecError(
-            f"{path} is no sweep's folder: it has no sweep.json. "
+            f"{location} is no sweep's folder: it has no sweep.json. "
             "`orchestrator sweep SPEC` ends by naming its folder"
         )
     return folder
@@ -49,12 +58,12 @@ def sweep_folder(path: Path) -> Path:
 
 def previews(folder: Path) -> Callable[[str, int], bytes | str | None]:
     """Small JPEGs of a sweep's images, or its texts, for the report's gallery."""
-    from orchestrator.data.examples import Examples
     from orchestrator.errors import DataError
     from orchestrator.runtime.folders import SweepFolder
+    from orchestrator.runtime.process_cache import open_examples
     from orchestrator.spec.parts import modality_of
 
-    examples = Examples.open(folder / "data")
+    examples = open_examples(folder / "data")
     is_text = modality_of(SweepFolder(folder).spec().task) == "text"
 
     def preview(_split: str, example: int) -> bytes | str | None:

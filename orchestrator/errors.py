@@ -10,6 +10,7 @@
     ├── BundleError              exit code 1   a folder is no bundle, or one of another version
     ├── RegistryError            exit code 1   a name, version or alias is not in the registry
     ├── SweepLockedError         exit code 1   another process is running this sweep
+    ├── StorageError             exit code 1   a storage's URI cannot be read or written
     ├── DivergedError            exit code 1   a loss became NaN or infinite
     └── Refusal                                a request that is not answered (serve/problems.py)
 
@@ -103,6 +104,10 @@ class RegistryError(OrchestratorError):
 
 class SweepLockedError(OrchestratorError):
     """Another process is running this sweep; two writers would mix their files."""
+
+
+class StorageError(OrchestratorError):
+    """A storage's URI cannot be reached, or its store refuses; the driver's own words are in it."""
 
 
 class DivergedError(OrchestratorError):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.runtime.cluster import Cluster, joined_cluster
+from tests.object_storage import CREDENTIALS, Node, new_bucket, node
 from tests.orchestrator.clip_material import tiny_clip
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -44,7 +45,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_spec(colours: Path) -> Callable[..., dict[str, object]]:
     """A small sweep's spec as plain data in some storage, with any key replaced."""
 
-    def make(storage: Path, **changes: object) -> dict[str, object]:
+    def make(storage: Path | str, **changes: object) -> dict[str, object]:
         return {
             "name": "colours",
             "task": "image-classification",
@@ -93,3 +94,30 @@ def cluster() -> Iterator[Cluster]:
     os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
     with joined_cluster(cpus=4) as joined:
         yield joined
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an object store with S3's semantics, on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def become(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Node:
+    """Makes this process one of the node of some name, which has a mirror of its own."""
+    return node(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def storage_uri(s3_server: str, become: Node, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A storage at a URI, reached from the node `a`."""
+    for name, value in {"AWS_ENDPOINT_URL": s3_server, **CREDENTIALS}.items():
+        monkeypatch.setenv(name, value)
+    become("a")
+    return new_bucket(s3_server)

@@ -30,7 +30,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 _FORMAT = "examples-1"
-_INDEX = "index.arrow"
+INDEX = "index.arrow"
 _ANNOTATION = "annotation"
 
 
@@ -67,11 +67,11 @@ class Examples:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        table = map_table(folder / _INDEX)
+        table = map_table(folder / INDEX)
         metadata = table.schema.metadata or {}
         if metadata.get(b"format") != _FORMAT.encode():
             raise IntegrityError(
-                f"{folder / _INDEX} is no index of this version ({_FORMAT}). Prepare the data again"
+                f"{folder / INDEX} is no index of this version ({_FORMAT}). Prepare the data again"
             )
         self.labels: tuple[str, ...] = tuple(json.loads(metadata[b"labels"]))
         self.multilabel: bool = metadata[b"multilabel"] == b"true"
@@ -116,14 +116,14 @@ class Examples:
         )
         table = _index(rows, names, multilabel, n_blob_files=len(blobs))
         sources = {_blob_name(number): path for number, path in enumerate(blobs)}
-        _fill_folder(Path(folder), sources, lambda new: write_table(new / _INDEX, table))
+        _fill_folder(Path(folder), sources, lambda new: write_table(new / INDEX, table))
         return cls.open(folder)
 
     def save(self, folder: str | Path) -> Examples:
         """Copy the index and the blobs to another local folder, and open that."""
         # What tokenizers made of the texts goes along: it is a function of them.
         derived = (path.name for path in self.folder.glob("*-*.arrow"))
-        names = dict.fromkeys((_INDEX, *self._blob_files, *derived))
+        names = dict.fromkeys((INDEX, *self._blob_files, *derived))
         sources = {name: self.folder / name for name in names}
         _fill_folder(Path(folder), sources, lambda _: None)
         return Examples.open(folder)
@@ -334,7 +334,7 @@ def _rename_unless_there(partial: Path, folder: Path) -> None:
     try:
         partial.rename(folder)
     except OSError:
-        if not (folder / _INDEX).exists():
+        if not (folder / INDEX).exists():
             raise
 
 

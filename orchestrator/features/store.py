@@ -4,6 +4,8 @@ One folder an entry, named by its key's digest: `part-N.arrow` hold consecutive 
 `features.json` names them with their digests. It is written last, so an entry without it is
 unfinished: its parts are kept and the rest is computed. Of two writers of the same part the first
 wins: their values may differ in rounding, and a sealed part must stay what the manifest says.
+
+Of a store at a URI each node has what its processes have looked up, fetched once.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from orchestrator.errors import IntegrityError
+from orchestrator.spec import mirror
 from orchestrator.spec.durable import file_digest, sync_file, sync_folder, write_json
 from orchestrator.spec.frozen import Frozen, digest_of
 
@@ -120,18 +123,37 @@ class FeatureStore:
         """
         folder = self.folder(key)
         try:
-            parts, shape = _read_manifest(folder / MANIFEST, key)
+            parts, shape = _manifest(folder / MANIFEST, key)
+            lacking = _lacking(folder, parts)
+            if lacking:  # at a URI it may have been made anew
+                mirror.refresh(folder / MANIFEST)
+                parts, shape = _manifest(folder / MANIFEST, key)
         except FileNotFoundError:
             return None
-        seal = (str(folder), tuple(parts.values()))
-        if seal not in _VERIFIED:
-            for name, digest in parts.items():
-                if not (folder / name).is_file() or file_digest(folder / name) != digest:
-                    raise _damaged(folder / name)
-            _VERIFIED.add(seal)
+        if lacking and not mirror.fetch_files(folder, parts):
+            raise _damaged(folder / _lacking(folder, parts)[0])
+        _VERIFIED.add(_seal(folder, parts))
         with contextlib.suppress(OSError):  # a store that is mounted read-only can still be read
             os.utime(folder / MANIFEST)
         return Features(tuple(b for name in parts for b in _map(folder / name, shape)))
+
+    def has(self, key: FeatureKey) -> bool:
+        """Whether the entry of `key` is finished; at a URI, without fetching it to see.
+
+        Raises:
+            IntegrityError: As for `find`; at a URI a part's bytes are left to whoever reads them.
+        """
+        folder = self.folder(key)
+        if mirror.at_uri(folder) is None:
+            return self.find(key) is not None
+        mirror.refresh(folder / MANIFEST)
+        try:
+            parts, _ = _manifest(folder / MANIFEST, key)
+        except FileNotFoundError:
+            return False
+        if gone := sorted(parts.keys() - self._parts(key)):
+            raise _damaged(folder / gone[0])
+        return True
 
     def remove_damaged(self, key: FeatureKey) -> bool:
         """Remove what is damaged of an entry, so that it can be filled again; whole parts stay.
@@ -140,25 +162,34 @@ class FeatureStore:
             Whether anything was.
         """
         folder = self.folder(key)
+        mirror.refresh(folder / MANIFEST)
         try:
-            parts, _ = _read_manifest(folder / MANIFEST, key)
+            parts, _ = _manifest(folder / MANIFEST, key)
         except FileNotFoundError:
             return False
         except IntegrityError:
             parts = {}  # nothing says what the parts should be
-        there = {path.name: file_digest(path) for path in folder.glob("part-*.arrow")}
-        if there == parts:
+        names = self._parts(key)
+        for name in names & parts.keys():
+            mirror.fetch_files(folder, {name: parts[name]})
+        paths = [folder / name for name in names]
+        there = {path.name: file_digest(path) for path in paths if path.is_file()}
+        if parts and there == parts:
             return False  # another process has filled it meanwhile
-        (folder / MANIFEST).unlink(missing_ok=True)
-        for name, digest in there.items():
-            if parts.get(name) != digest:
-                (folder / name).unlink(missing_ok=True)
+        mirror.remove(folder / MANIFEST)
+        for name in names:
+            if parts.get(name) != there.get(name, ""):
+                mirror.remove(folder / name)
         return True
 
     def missing(self, key: FeatureKey, *, n_rows: int) -> list[range]:
         """The row ranges that no part holds yet, one a part."""
-        folder = self.folder(key)
-        return [rows for rows in part_ranges(n_rows) if not (folder / part_name(rows)).is_file()]
+        there = self._parts(key)
+        return [rows for rows in part_ranges(n_rows) if part_name(rows) not in there]
+
+    def _parts(self, key: FeatureKey) -> set[str]:
+        """Names of the parts that the store has, whether the entry is finished or not."""
+        return {name for name in mirror.names(self.folder(key)) if name.startswith("part-")}
 
     @contextlib.contextmanager
     def writing(self, key: FeatureKey, rows: range) -> Iterator[PartWriter]:
@@ -188,22 +219,36 @@ class FeatureStore:
         with self.writing(key, rows) as part:
             part.write(values)
 
-    def seal(self, key: FeatureKey, *, n_rows: int) -> Features:
-        """Declare the entry finished and map it.
+    def digest(self, key: FeatureKey, rows: range) -> str:
+        """SHA-256 of a part that this node has written."""
+        return file_digest(self.folder(key) / part_name(rows))
+
+    def seal(
+        self, key: FeatureKey, *, n_rows: int, digests: Mapping[str, str] | None = None
+    ) -> None:
+        """Declare the entry finished.
+
+        Args:
+            key: The entry.
+            n_rows: Of all its parts.
+            digests: Of parts that need not be read again, by name; those who wrote them know.
 
         Raises:
             IntegrityError: A part is missing.
         """
-        folder = self.folder(key)
+        folder, there, known = self.folder(key), self._parts(key), digests or {}
         names = [part_name(rows) for rows in part_ranges(n_rows)]
-        absent = [name for name in names if not (folder / name).is_file()]
+        absent = [name for name in names if name not in there]
         if absent:
-            raise IntegrityError(f"{folder} lacks {', '.join(absent)}. Fill it again")
-        parts = {name: file_digest(folder / name) for name in names}
-        shape = _row_shape(folder / names[0])
+            raise IntegrityError(
+                f"{mirror.location_of(folder)} lacks {', '.join(absent)}. Fill it again"
+            )
+        parts = {
+            name: known.get(name) or file_digest(mirror.fetch(folder / name)) for name in names
+        }
+        shape = _row_shape(mirror.fetch(folder / names[0]))
         content = {"key": key.to_json(), "rows": n_rows, "shape": shape, "parts": parts}
         write_json(folder / MANIFEST, content)
-        return Features(tuple(b for name in names for b in _map(folder / name, shape)))
 
 
 class PartWriter:
@@ -266,6 +311,12 @@ def part_name(rows: range) -> str:
 
 def _publish(temporary: Path, path: Path) -> None:
     """Give a whole file its name, unless another writer's file has it."""
+    if mirror.at_uri(path) is not None:
+        if mirror.put(temporary, path, first_wins=True):
+            temporary.replace(path)
+        else:
+            mirror.refresh(path)
+        return
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -276,7 +327,22 @@ def _publish(temporary: Path, path: Path) -> None:
         temporary.unlink()
 
 
-def _read_manifest(path: Path, key: FeatureKey) -> tuple[dict[str, str], list[int]]:
+def _seal(folder: Path, parts: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """What this process remembers a verified entry by."""
+    return (str(folder), tuple(parts.values()))
+
+
+def _lacking(folder: Path, parts: Mapping[str, str]) -> list[str]:
+    """Parts that are not here as they should be; those verified before need only be here."""
+    known = _seal(folder, parts) in _VERIFIED
+    return [
+        name
+        for name, digest in parts.items()
+        if not (folder / name).is_file() or not (known or file_digest(folder / name) == digest)
+    ]
+
+
+def _manifest(path: Path, key: FeatureKey) -> tuple[dict[str, str], list[int]]:
     """The digests of an entry's parts by name, and the shape of a row.
 
     Raises:
@@ -284,7 +350,7 @@ def _read_manifest(path: Path, key: FeatureKey) -> tuple[dict[str, str], list[in
         IntegrityError: It is no manifest, or another key's.
     """
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(mirror.fetch(path).read_bytes())
         parts: dict[str, str] = manifest["parts"]
         shape: list[int] = manifest["shape"]
         fits = manifest["key"] == key.to_json() and bool(parts)
@@ -296,8 +362,9 @@ def _read_manifest(path: Path, key: FeatureKey) -> tuple[dict[str, str], list[in
 
 
 def _damaged(path: Path) -> IntegrityError:
+    where = mirror.location_of(path.parent)
     return IntegrityError(
-        f"{path} is damaged. Delete {path.parent} and its features are computed again"
+        f"{where}/{path.name} is damaged. Delete {where} and its features are computed again"
     )
 
 

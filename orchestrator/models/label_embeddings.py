@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from orchestrator.errors import IntegrityError
+from orchestrator.spec import mirror
 from orchestrator.spec.durable import write_durably
 from orchestrator.spec.frozen import digest_of
 
@@ -71,7 +72,7 @@ def read_embeddings(folder: Path, key: str) -> LabelEmbeddings | None:
     """
     path = _path(folder, key)
     try:
-        tensors = load(path.read_bytes())
+        tensors = load(mirror.fetch(path).read_bytes())
         return LabelEmbeddings(
             tensors["directions"], float(tensors["scale"]), float(tensors["bias"])
         )

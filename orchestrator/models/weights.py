@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -20,6 +19,7 @@ from orchestrator.models.library_model import torchvision_name
 from orchestrator.models.pyramid import PyramidResNet
 from orchestrator.spec.backbone_table import library_of
 from orchestrator.spec.parts import BackboneSpec
+from orchestrator.spec.pretrained import pretrained_file
 
 # Old checkpoints lack them, and nothing that we do reads them.
 _COUNTERS = "num_batches_tracked"
@@ -49,7 +49,7 @@ def load_weights(model: nn.Module, spec: BackboneSpec) -> None:
         case hub if hub.startswith("hub:"):
             tensors = _from_hub(hub.removeprefix("hub:"), spec.name)
         case path:
-            tensors = read_tensors(Path(path))
+            tensors = read_tensors(pretrained_file(path))
             ordered = not path.endswith(".safetensors")  # which sorts its tensors by name
     _fill(target, tensors, source=f"{spec.name}: {spec.weights}", ordered=ordered)
 

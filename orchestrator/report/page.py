@@ -28,6 +28,7 @@ from orchestrator.report.screening import screening
 from orchestrator.report.strategy_strip import strategy_strip
 from orchestrator.report.sweep_view import SweepView
 from orchestrator.report.winner_sheet import winner_sheet
+from orchestrator.spec import mirror
 
 ANCHORS = {
     "leaderboard": "Leaderboard",
@@ -64,6 +65,8 @@ def write_report(sweep_dir: Path, *, preview: Preview | None = None) -> Path:
             out.flush()
             os.fsync(out.fileno())
         temporary.chmod(0o644)
+        mirror.put(temporary, target)
+        mirror.put(temporary, target)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

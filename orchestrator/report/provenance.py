@@ -20,6 +20,7 @@ from orchestrator.report.wording import (
     score,
     value,
 )
+from orchestrator.spec.mirror import location_of
 
 
 def provenance(view: SweepView) -> list[Safe]:
@@ -98,7 +99,7 @@ def _identity(view: SweepView) -> Safe:
     rows = [
         ("sweep digest", el("code", view.digest or MISSING)),
         ("created", view.created_at or MISSING),
-        ("folder", el("code", str(view.folder))),
+        ("folder", el("code", location_of(view.folder))),
         ("status", view.status),
     ]
     winner = view.winner
@@ -141,7 +142,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def _again(view: SweepView) -> Safe:
     """The commands, and the whole spec, which as JSON is also YAML."""
     spec_file = f"{view.name}.yaml"
-    folder = shlex.quote(str(view.folder))
+    folder = shlex.quote(location_of(view.folder))
     commands = [
         f"orchestrator sweep {shlex.quote(spec_file)}    # the spec below, saved under this name",
         f"orchestrator report {folder}",

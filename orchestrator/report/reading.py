@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from orchestrator.errors import IntegrityError, SpecError
 from orchestrator.report.predictions import Predictions, read_predictions
 from orchestrator.report.sweep_view import HeldOutScore, Json, SweepView, TrialView
 from orchestrator.report.wording import finite
+from orchestrator.spec import mirror
 from orchestrator.spec.parts import ObjectiveSpec, TaskSpec
 from orchestrator.spec.record import Record
 
@@ -65,9 +66,8 @@ def read_validation(view: SweepView, trial: TrialView) -> Predictions | None:
     """A Trial's predictions on the validation split, None where there are no readable ones."""
     if view.task is None:
         return None
-    path = view.folder / "trials" / trial.id / "validation.arrow"
     try:
-        return read_predictions(path, split="validation", task=view.task)
+        return _validation(view.folder, trial, view.task)
     except IntegrityError:
         return None
 
@@ -209,18 +209,28 @@ def _winner_predictions(
 ) -> Predictions | None:
     if winner is None or task is None:
         return None
-    places = [("validation", folder / "trials" / winner.id / "validation.arrow")]
+    places: list[Callable[[], Predictions | None]] = [lambda: _validation(folder, winner, task)]
     if tested is not None:
-        places.insert(0, ("test", folder / "test.arrow"))
-    for split, path in places:
+        places.insert(0, lambda: _tested(folder, task))
+    for read in places:
         try:
-            found = read_predictions(path, split=split, task=task)
+            found = read()
         except IntegrityError as err:
             notes.append(str(err))
             continue
         if found is not None and len(found):
             return found
     return None
+
+
+def _tested(folder: Path, task: TaskSpec) -> Predictions | None:
+    return read_predictions(mirror.fetch(folder / "test.arrow"), split="test", task=task)
+
+
+def _validation(folder: Path, trial: TrialView, task: TaskSpec) -> Predictions | None:
+    path = folder / "trials" / trial.id / "validation.arrow"
+    written = trial.record.files.get(path.name) if trial.record is not None else None
+    return read_predictions(mirror.fetch(path, sha256=written), split="validation", task=task)
 
 
 def _metrics(given: object) -> dict[str, float]:

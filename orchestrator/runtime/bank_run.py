@@ -15,6 +15,7 @@ from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.signals import Signals
 from orchestrator.runtime.trial_run import finish_trial, set_up_process
 from orchestrator.runtime.worker_io import WorkerIO
+from orchestrator.spec import mirror
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import EpochRow
 from orchestrator.training.bank import run_bank
@@ -55,10 +56,12 @@ class _Untold:
 def conduct_bank(ticket: BankTicket, signals: Signals) -> None:
     """Run the trials of a bank that have no record yet, and write their records."""
     started_at, started_s = datetime.now(UTC), time.monotonic()
-    folder = SweepFolder(Path(ticket.sweep))
+    folder = SweepFolder(mirror.local_path(ticket.sweep))
     place = folder.trial if ticket.for_trials else folder.head
+    places = {trial: place(trial) for trial in ticket.trials}
+    folder.look_up(places.values())
     starts = {
-        trial: place(trial).start() for trial in ticket.trials if place(trial).record() is None
+        trial: found.start() for trial, found in places.items() if found.known_record() is None
     }
     if not starts:
         return
@@ -68,7 +71,7 @@ def conduct_bank(ticket: BankTicket, signals: Signals) -> None:
     io = WorkerIO(
         experiments[0],
         folder,
-        store=FeatureStore(Path(ticket.store)),
+        store=FeatureStore(mirror.local_path(ticket.store)),
         reporter=_Untold(),
         device=device,
         threads=ticket.threads,

@@ -16,9 +16,10 @@ from orchestrator.data.examples import Examples
 from orchestrator.data.pieces import pieces_of
 from orchestrator.errors import IntegrityError
 from orchestrator.features.filling import compute_outputs, feature_key, search_rows
-from orchestrator.features.store import FeatureKey, FeatureStore
+from orchestrator.features.store import FeatureKey, FeatureStore, part_name
 from orchestrator.models.backbone import Output
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
+from orchestrator.spec import mirror
 from orchestrator.spec.parts import BackboneSpec, Contract, size_text
 from orchestrator.spec.strategy import Augment, StoredPrecision
 
@@ -115,14 +116,15 @@ def fill_features(
     task = _fill_part.options(num_cpus=cpus, num_gpus=gpus)
     done, total = 0, sum(len(part) for _, part in jobs)
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1) / cpus))
+    digests: dict[FeatureNeed, dict[str, str]] = {need: {} for need in absent}
     work = _Work(
-        data=str(data),
-        root=str(store.root),
+        data=mirror.location_of(data),
+        root=mirror.location_of(store.root),
         threads=max(1, int(cpus)),
         expected=total // at_once if onnx else None,
     )
     waiting = {
-        task.remote(tuple(wanted), part, work): (source, len(part))
+        task.remote(tuple(wanted), part, work): (source, part, wanted)
         for (source, part), wanted in jobs.items()
     }
     if total:
@@ -130,9 +132,11 @@ def fill_features(
     try:
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            ray.get(ready)
-            source, images = waiting.pop(ready)
-            done += images
+            found = ray.get(ready)
+            source, part, wanted = waiting.pop(ready)
+            for need, digest in zip(wanted, found, strict=True):
+                digests[need][part_name(part)] = digest
+            done += len(part)
             progress(_label(source), done, total)
     except ray.exceptions.RayTaskError as err:
         raise err.cause from err
@@ -142,17 +146,18 @@ def fill_features(
         if waiting:  # until each has taken its half-written file away
             ray.wait(list(waiting), num_returns=len(waiting), timeout=CANCELLED_WITHIN_S)
     for need in absent:
-        store.seal(need.key(examples), n_rows=len(need.source.rows(examples)))
+        n_rows = len(need.source.rows(examples))
+        store.seal(need.key(examples), n_rows=n_rows, digests=digests[need])
     return 1 - len(absent) / max(1, len(needs))
 
 
 def is_stored(store: FeatureStore, key: FeatureKey) -> bool:
     """Whether an entry is there and whole; what is damaged of it is removed."""
     try:
-        return store.find(key) is not None
+        return store.has(key)
     except IntegrityError:
         store.remove_damaged(key)
-        return store.find(key) is not None
+        return store.has(key)
 
 
 def _label(source: Pass) -> str:
@@ -170,10 +175,10 @@ class _Work:
 
 
 @ray.remote(max_retries=3)
-def _fill_part(needs: tuple[FeatureNeed, ...], part: range, work: _Work) -> None:
-    """Compute one part of several entries that one pass gives."""
+def _fill_part(needs: tuple[FeatureNeed, ...], part: range, work: _Work) -> list[str]:
+    """Compute one part of several entries that one pass gives; the SHA-256 of each."""
     torch.set_num_threads(work.threads)
-    examples = open_examples(Path(work.data))
+    examples = open_examples(mirror.local_path(work.data))
     source = needs[0].source
     backbone = pristine_backbone(
         source.backbone,
@@ -181,7 +186,7 @@ def _fill_part(needs: tuple[FeatureNeed, ...], part: range, work: _Work) -> None
         expected_digest=source.weights_digest,
         seed=0,
     )
-    store = FeatureStore(Path(work.root))
+    store = FeatureStore(mirror.local_path(work.root))
     with ExitStack() as parts:
         writers = [parts.enter_context(store.writing(need.key(examples), part)) for need in needs]
         for values in compute_outputs(
@@ -198,3 +203,4 @@ def _fill_part(needs: tuple[FeatureNeed, ...], part: range, work: _Work) -> None
         ):
             for writer, rows in zip(writers, values, strict=True):
                 writer.write(rows)
+    return [store.digest(need.key(examples), part) for need in needs]

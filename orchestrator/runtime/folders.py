@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from pydantic import ValidationError
 
 from orchestrator.data.examples import Examples, Split
 from orchestrator.errors import IntegrityError, SweepLockedError
+from orchestrator.runtime.lease import OWNER, leased
+from orchestrator.spec import mirror
 from orchestrator.spec.durable import write_durably, write_json
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.frozen import Frozen
@@ -25,6 +28,9 @@ from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.tasks.annotations import text_of, to_json
 from orchestrator.tasks.task import Said, Task, Truth
+
+EXPERIMENT = "experiment.json"
+RECORD = "record.json"
 
 
 class TrialStart(Frozen):
@@ -50,38 +56,52 @@ class TrialFolder:
 
     def write_start(self, start: TrialStart) -> None:
         """Write `experiment.json`, before the trial starts."""
-        write_json(self.root / "experiment.json", start.to_json())
+        write_json(self.root / EXPERIMENT, start.to_json())
 
     def start(self) -> TrialStart:
         """What `experiment.json` says."""
-        return TrialStart.model_validate_json((self.root / "experiment.json").read_bytes())
+        return TrialStart.model_validate_json((self.root / EXPERIMENT).read_bytes())
+
+    def refresh(self) -> None:
+        """Make `experiment.json` what the driver wrote last; it may run on another node."""
+        mirror.refresh(self.root / EXPERIMENT)
 
     def write_record(self, record: Record) -> None:
         """Write `record.json`, once: a record that is there already stays."""
-        path = self.root / "record.json"
+        path = mirror.fetch(self.root / RECORD)
         if not path.exists():
             write_json(path, record.to_json())
 
     def record(self) -> Record | None:
-        """The record, or None while the trial has not ended.
+        """The record, or None while the trial has not ended; at a URI it is looked for there.
 
         Raises:
             IntegrityError: The file is there and is no record.
         """
-        path = self.root / "record.json"
+        mirror.fetch(self.root / RECORD)
+        return self.known_record()
+
+    def known_record(self) -> Record | None:
+        """The record that this node has; errors as in `record`."""
+        path = self.root / RECORD
         try:
             return Record.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
         except ValidationError as err:
+            where = mirror.location_of(self.root)
             raise IntegrityError(
-                f"{path} is damaged ({err.error_count()} faults). Delete the folder {self.root} "
-                "to run this trial again"
+                f"{where}/{path.name} is damaged ({err.error_count()} faults). Delete the folder "
+                f"{where} to run this trial again"
             ) from err
 
 
 class SweepFolder:
-    """A sweep's folder. The set of its records is its state; everything else can be remade."""
+    """A sweep's folder. The set of its records is its state; everything else can be remade.
+
+    At a URI, what is read of it is what this node has: the driver refreshes that when it takes the
+    sweep, and looks for the record of each trial that has ended; other verbs refresh it first.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -100,13 +120,13 @@ class SweepFolder:
     def parent(self, trial: str) -> TrialFolder:
         """The folder of a trial, or of a head, that another trial starts from."""
         head = self.head(trial)
-        return head if head.root.exists() else self.trial(trial)
+        return head if mirror.fetch(head.root / EXPERIMENT).exists() else self.trial(trial)
 
     def trials(self) -> list[TrialFolder]:
         """Every trial that was ever started, by id."""
         return [
             TrialFolder(path.parent)
-            for path in sorted((self.root / "trials").glob("*/experiment.json"))
+            for path in sorted((self.root / "trials").glob(f"*/{EXPERIMENT}"))
         ]
 
     def starts(self) -> dict[str, TrialStart]:
@@ -114,8 +134,8 @@ class SweepFolder:
         return {folder.root.name: folder.start() for folder in self.trials()}
 
     def records(self) -> dict[str, Record]:
-        """The records of all ended trials, by id."""
-        found = ((folder.root.name, folder.record()) for folder in self.trials())
+        """The records of all ended trials that this node knows of, by id."""
+        found = ((folder.root.name, folder.known_record()) for folder in self.trials())
         return {name: record for name, record in found if record is not None}
 
     def spec(self) -> SweepSpec:
@@ -128,8 +148,8 @@ class SweepFolder:
             return SweepSpec.model_validate((self.read("sweep.json") or {})["spec"])
         except (KeyError, ValueError) as err:
             raise IntegrityError(
-                f"{self.root / 'sweep.json'} is missing or damaged. Running the sweep's command "
-                "again writes it"
+                f"{mirror.location_of(self.root)}/sweep.json is missing or damaged. Running the "
+                "sweep's command again writes it"
             ) from err
 
     def read(self, name: str) -> dict[str, Any] | None:
@@ -144,13 +164,38 @@ class SweepFolder:
         """Durably write a JSON file of the folder."""
         write_json(self.root / name, content)
 
+    def look_up(self, trials: Iterable[TrialFolder]) -> None:
+        """Make starts and records of some trials what the URI has; quicker than one by one."""
+        names = {
+            f"{trial.root.relative_to(self.root).as_posix()}/{file}"
+            for trial in trials
+            for file in (EXPERIMENT, RECORD)
+        }
+        mirror.refresh_tree(self.root, wanted=names.__contains__)
+
+    def refresh(self) -> None:
+        """Make what is here of the sweep what its URI has, for a verb that only reads."""
+        with contextlib.suppress(SweepLockedError), self._locked_here():
+            self._refresh()  # unless its driver runs on this node, who has it all
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the sweep against other processes; the lock ends with this process, however it ends.
 
+        At a URI other machines are kept off by a lease, and what is here is made what is there.
+
         Raises:
             SweepLockedError: Another process holds it.
         """
+        with self._locked_here(), leased(self.root, waiting=None):
+            self._refresh()
+            yield
+
+    def _refresh(self) -> None:
+        mirror.refresh_tree(self.root, wanted=_is_state)
+
+    @contextmanager
+    def _locked_here(self) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("a+") as file:
             try:
@@ -158,13 +203,21 @@ class SweepFolder:
             except OSError as err:
                 file.seek(0)
                 raise SweepLockedError(
-                    f"{self.root} is being run by process {file.read().strip() or 'unknown'}. "
-                    "Wait for it, or stop it and run the same command again"
+                    f"{mirror.location_of(self.root)} is being run by process "
+                    f"{file.read().strip() or 'unknown'}. Wait for it, or stop it and run the same "
+                    "command again"
                 ) from err
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def _is_state(name: str) -> bool:
+    """Whether a file is read by drivers and reports; others are fetched when they are needed."""
+    if "/" not in name:
+        return name != OWNER
+    return name.endswith((f"/{EXPERIMENT}", f"/{RECORD}"))
 
 
 def write_predictions(

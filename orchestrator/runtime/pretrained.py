@@ -4,8 +4,9 @@
     model.safetensors                                   of an image backbone
     pretraining.json                                    settings, corpus, parent, measures, digests
 
-The folder appears at once and is never changed. While it is made, `.<digest>` beside it holds the
-checkpoints and a lock, so that two sweeps that want the same pretraining share it.
+The folder appears at once and is never changed; at a URI, `pretraining.json` appears last. While
+it is made, `.<digest>` beside it holds the checkpoints and a lock, so that two sweeps that want the
+same pretraining share it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import IntegrityError
+from orchestrator.runtime.lease import leased
+from orchestrator.spec import mirror
 from orchestrator.spec.durable import file_digest, sync_file, sync_folder, write_json
 from orchestrator.spec.parts import BackboneSpec
+from orchestrator.spec.pretrained import PROVENANCE, pretrained_folder
 from orchestrator.spec.pretraining import DIGITS
 
-PROVENANCE = "pretraining.json"
 WEIGHTS = "model.safetensors"
 POLL_S = 2.0
 
@@ -49,6 +52,7 @@ class PretrainedFolder:
         Raises:
             IntegrityError: The folder is another pretraining's, or a file of it has changed.
         """
+        pretrained_folder(mirror.location_of(self.root))
         try:
             content: dict[str, Any] = json.loads((self.root / PROVENANCE).read_bytes())
         except FileNotFoundError:
@@ -66,12 +70,12 @@ class PretrainedFolder:
     def adapted(self, parent: BackboneSpec) -> BackboneSpec:
         """The adapted backbone as experiments name it: the parent's name, these weights."""
         if (self.root / "config.json").exists():
-            return BackboneSpec(name=parent.name, folder=str(self.root.resolve()))
-        return BackboneSpec(name=parent.name, weights=str((self.root / WEIGHTS).resolve()))
+            return BackboneSpec(name=parent.name, folder=mirror.location_of(self.root))
+        return BackboneSpec(name=parent.name, weights=mirror.location_of(self.root / WEIGHTS))
 
     def publish(self, fill: Callable[[Path], None], provenance: dict[str, Any]) -> None:
         """Make the folder appear with what `fill` writes and the provenance; end the work."""
-        partial = self._work / f"partial-{uuid.uuid4().hex[:12]}"
+        partial = self._work / f"{uuid.uuid4().hex[:12]}.partial"
         partial.mkdir(parents=True)
         fill(partial)
         files = sorted(path.name for path in partial.iterdir())
@@ -80,8 +84,11 @@ class PretrainedFolder:
         digests = {name: file_digest(partial / name) for name in files}
         write_json(partial / PROVENANCE, {**provenance, "digest": self.digest, "files": digests})
         sync_folder(partial)
+        mirror.put_folder(partial, self.root, last=PROVENANCE)
         partial.rename(self.root)
         sync_folder(self.root.parent)
+        if mirror.at_uri(self.root) is not None:  # whoever clears the work may be on another node
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     @contextmanager
     def locked(self, waiting: Callable[[], None]) -> Iterator[None]:
@@ -102,13 +109,15 @@ class PretrainedFolder:
                         waiting()
                         told = True
                     time.sleep(POLL_S)
-            yield
+            with leased(self._work, waiting=waiting):
+                yield
 
     def clear_work(self) -> None:
         """Remove the checkpoints of a pretraining that has ended."""
-        shutil.rmtree(self._work, ignore_errors=True)
+        mirror.remove_folder(self._work)
 
     def _damaged(self, what: str) -> IntegrityError:
         return IntegrityError(
-            f"{self.root}: {what}. Delete the folder, and the same command pretrains again"
+            f"{mirror.location_of(self.root)}: {what}. Delete the folder, and the same command "
+            "pretrains again"
         )

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,8 +18,11 @@ from ray.train.torch import TorchTrainer
 from orchestrator.data.examples import Examples
 from orchestrator.errors import OrchestratorError
 from orchestrator.runtime.pretrained import PretrainedFolder
+from orchestrator.runtime.process_cache import open_examples
+from orchestrator.runtime.scratch import train_scratch
 from orchestrator.runtime.signals import Signals
 from orchestrator.runtime.trial_run import VERSIONED, error_text, set_up_process
+from orchestrator.spec import mirror
 from orchestrator.spec.parts import BackboneSpec
 from orchestrator.spec.pretraining import Pretraining
 from orchestrator.spec.sweep import WorkersSpec
@@ -37,12 +39,12 @@ class PretrainingTicket:
     """Which pretraining, and what each of its workers may use.
 
     Attributes:
-        storage: Whose `pretrained` folder it is written to.
+        storage: Whose `pretrained` folder it is written to; a path, or a URI.
         digest: Of the pretraining.
         backbone: What is adapted.
         weights_digest: Of its weights before.
         pretraining: The settings.
-        corpus: The folder of the documents, seen by every node.
+        corpus: The folder of the documents, seen by every node; a path, or a URI.
         corpus_digest: Of the documents.
         threads: Of a worker.
         use_gpu: Whether a worker has one.
@@ -63,7 +65,7 @@ class PretrainingTicket:
     @property
     def folder(self) -> PretrainedFolder:
         """Where it is written."""
-        return PretrainedFolder(Path(self.storage), self.digest)
+        return PretrainedFolder(mirror.local_path(self.storage), self.digest)
 
 
 def conduct_pretraining(
@@ -82,7 +84,7 @@ def conduct_pretraining(
     device = torch.device("cuda" if ticket.use_gpu and torch.cuda.is_available() else "cpu")
     set_up_process(device, ticket.threads)
     workers = Workers(rank=rank, world_size=world_size, device=device)
-    corpus = Examples.open(ticket.corpus)
+    corpus = open_examples(mirror.local_path(ticket.corpus))
     objective = build_objective(
         ticket.pretraining, ticket.backbone, corpus, workers=workers, threads=ticket.threads
     )
@@ -199,7 +201,7 @@ def _on_workers(ticket: PretrainingTicket, workers: WorkersSpec, signals: Signal
         ),
         run_config=train.RunConfig(
             name="train",
-            storage_path=str(scratch.resolve()),
+            **train_scratch(mirror.location_of(scratch)),
             failure_config=train.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )

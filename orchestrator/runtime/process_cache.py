@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from orchestrator.data.examples import Examples
+from orchestrator.data.examples import INDEX, Examples
 from orchestrator.errors import IntegrityError
 from orchestrator.models.backbone import Backbone
 from orchestrator.models.building import build_backbone
 from orchestrator.models.weights import tensors_digest
+from orchestrator.spec import mirror
 from orchestrator.spec.parts import BackboneSpec
 
 
 @lru_cache(maxsize=4)
 def open_examples(folder: Path) -> Examples:
     """The data set below `folder`, mapped once a process."""
-    return Examples.open(folder)
+    return Examples.open(mirror.fetch_folder(folder, last=INDEX))
 
 
 def pristine_backbone(

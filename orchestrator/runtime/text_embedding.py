@@ -11,6 +11,7 @@ import torch
 
 from orchestrator.features.store import FeatureStore
 from orchestrator.models.label_embeddings import LabelEmbeddings
+from orchestrator.spec import mirror
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec
 from orchestrator.spec.prompts import class_prompts
@@ -70,7 +71,7 @@ def embed_texts(
         IntegrityError: Weights have changed since they were planned with.
     """
     task = _embed.options(num_cpus=cpus, num_gpus=gpus)
-    folder = str(texts_folder(store).resolve())
+    folder = mirror.location_of(texts_folder(store))
     waiting = [task.remote(need, folder, max(1, int(cpus))) for need in dict.fromkeys(needs)]
     total = len(waiting)
     try:
@@ -88,4 +89,4 @@ def embed_texts(
 @ray.remote(max_retries=3)
 def _embed(need: TextNeed, folder: str, threads: int) -> None:
     torch.set_num_threads(threads)
-    need.ensured(Path(folder), device="cuda" if torch.cuda.is_available() else "cpu")
+    need.ensured(mirror.local_path(folder), device="cuda" if torch.cuda.is_available() else "cpu")

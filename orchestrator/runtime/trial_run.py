@@ -25,6 +25,7 @@ from orchestrator.runtime.folders import (
 from orchestrator.runtime.memory import peak_memory_bytes, reset_peak_memory
 from orchestrator.runtime.process_cache import open_examples
 from orchestrator.runtime.worker_io import Reporter, WorkerIO
+from orchestrator.spec import mirror
 from orchestrator.spec.durable import file_digest
 from orchestrator.spec.record import EpochRow, PhaseRow, Placement, Record
 from orchestrator.tasks.task import build_task
@@ -48,6 +49,7 @@ VERSIONED = (
 class TrialTicket:
     """Which trial of which sweep, and what each of its workers may use.
 
+    `sweep` and `store` are paths that every node mounts, or URIs.
     `asked_at` is when Tune started the trial, in seconds since the epoch.
     """
 
@@ -74,8 +76,9 @@ def conduct_trial(
     An error of the trial's own ends this trial as `failed`, never the sweep. On several workers
     it is raised instead, so that Ray Train sees it and restarts the group.
     """
-    folder = SweepFolder(Path(ticket.sweep))
+    folder = SweepFolder(mirror.local_path(ticket.sweep))
     trial = folder.trial(ticket.trial)
+    trial.refresh()
     start = trial.start()
     done = trial.record()
     if done is not None:
@@ -88,7 +91,7 @@ def conduct_trial(
         io = WorkerIO(
             start.experiment,
             folder,
-            store=FeatureStore(Path(ticket.store)),
+            store=FeatureStore(mirror.local_path(ticket.store)),
             reporter=reporter,
             device=device,
             threads=ticket.threads,

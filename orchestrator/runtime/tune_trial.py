@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +14,10 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
 
 from orchestrator.runtime.folders import SweepFolder
+from orchestrator.runtime.scratch import train_scratch
 from orchestrator.runtime.signals import Signals, epoch_metrics
 from orchestrator.runtime.trial_run import TrialTicket, conduct_trial, error_text, failed_record
+from orchestrator.spec import mirror
 from orchestrator.spec.record import EpochRow, Record
 from orchestrator.spec.sweep import WorkersSpec
 from orchestrator.training.io import Decision
@@ -32,7 +33,7 @@ class TuneContext:
     ticket: TrialTicket  # with an empty trial id
     workers: WorkersSpec
     signals: Signals
-    train_storage: str  # scratch of Ray Train, never read back
+    train_storage: str  # scratch of Ray Train, never read back; a path, or a URI
 
 
 def tune_trial(config: dict[str, Any], context: TuneContext) -> None:
@@ -124,7 +125,7 @@ def _conduct_on_workers(ticket: TrialTicket, context: TuneContext) -> Record:
 
     `fit` runs in a helper thread: `tune.report` must be called from the trial's own.
     """
-    folder = SweepFolder(Path(ticket.sweep))
+    folder = SweepFolder(mirror.local_path(ticket.sweep))
     reports = Queue(actor_options={"num_cpus": 0})
     outcome: list[BaseException | None] = []
 
@@ -172,7 +173,7 @@ def _trainer(ticket: TrialTicket, context: TuneContext, reports: Queue) -> Torch
         ),
         run_config=train.RunConfig(
             name=f"trial-{ticket.trial}",
-            storage_path=context.train_storage,
+            **train_scratch(context.train_storage),
             failure_config=train.FailureConfig(max_failures=MAX_FAILURES),
             callbacks=callbacks,
         ),

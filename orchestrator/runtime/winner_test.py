@@ -13,6 +13,7 @@ import torch
 from orchestrator.data.pieces import truth_of
 from orchestrator.runtime.folders import SweepFolder, write_predictions
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
+from orchestrator.spec import mirror
 from orchestrator.spec.record import Record
 from orchestrator.tasks.metrics import wilson_interval
 from orchestrator.tasks.task import build_task
@@ -42,7 +43,9 @@ def ensure_tested(
         return found
     progress(f"testing the winner {winner.trial} on the held-out test split")
     task = ray.remote(_test).options(num_cpus=cpus, num_gpus=gpus, max_retries=1)
-    content: dict[str, Any] = ray.get(task.remote(folder, winner, max(1, int(cpus))))
+    content: dict[str, Any] = ray.get(
+        task.remote(mirror.location_of(folder.root), winner, max(1, int(cpus)))
+    )
     folder.write("test.json", content)
     return content
 
@@ -65,9 +68,10 @@ def winner_network(folder: SweepFolder, record: Record) -> Network:
     return trained_network(experiment, copy.deepcopy(backbone), checkpoint)
 
 
-def _test(folder: SweepFolder, winner: Record, threads: int) -> dict[str, Any]:
+def _test(sweep: str, winner: Record, threads: int) -> dict[str, Any]:
     started_s = time.monotonic()
     torch.set_num_threads(threads)
+    folder = SweepFolder(mirror.local_path(sweep))
     examples = open_examples(folder / "data")
     said = predict_split(
         winner_network(folder, winner),

@@ -21,6 +21,7 @@ from orchestrator.models.label_embeddings import LabelEmbeddings
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
 from orchestrator.runtime.text_embedding import TextNeed, texts_folder
+from orchestrator.spec import mirror
 from orchestrator.spec.experiment import DIGITS, HEAD, Experiment
 from orchestrator.spec.record import EpochRow, PhaseRow
 from orchestrator.spec.strategy import Augment
@@ -101,8 +102,9 @@ class WorkerIO:
         )
         if checkpoint is None or checkpoint.state["experiment"] != digest:
             raise IntegrityError(
-                f"the head {folder.root} that this trial starts from is missing or damaged. "
-                "Delete that folder and run the same command again: the head is trained anew"
+                f"the head {mirror.location_of(folder.root)} that this trial starts from is "
+                "missing or damaged. Delete that folder and run the same command again: the head "
+                "is trained anew"
             )
         return {
             name.removeprefix("head."): tensor
@@ -163,8 +165,8 @@ class WorkerIO:
             found = self._store.find(key)
             if found is None:
                 raise IntegrityError(
-                    f"the feature store {self._store.root} has no {key.cut} features of "
-                    f"{key.backbone}. Run the same command again and they are computed"
+                    f"the feature store {mirror.location_of(self._store.root)} has no {key.cut} "
+                    f"features of {key.backbone}. Run the same command again and they are computed"
                 )
             self._found[key] = found
         at = np.searchsorted(self._rows, rows)

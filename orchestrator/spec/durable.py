@@ -9,13 +9,19 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from orchestrator.spec import mirror
+
 _CHUNK_BYTES = 1 << 20
 
 
 def write_durably(path: Path, content: bytes) -> None:
     """Replace `path` by `content`: temp file, fsync, rename, fsync of the folder.
 
-    A reader sees the old bytes or the new ones, after a crash too.
+    A reader sees the old bytes or the new ones, after a crash too. Below a mirror they are sent to
+    its URI before the rename.
+
+    Raises:
+        StorageError: They could not be sent; `path` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
@@ -24,6 +30,7 @@ def write_durably(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        mirror.put(temporary, path)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -18,7 +18,8 @@ from orchestrator.spec.block_parsing import (
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.fault_messages import as_faults, validated
 from orchestrator.spec.frozen import canonical_json
-from orchestrator.spec.locations import absolute
+from orchestrator.spec.locations import absolute, storage_location
+from orchestrator.spec.object_store import is_uri
 from orchestrator.spec.parts import (
     ObjectiveSpec,
     TaskKind,
@@ -115,6 +116,11 @@ def parse_sweep(raw: Any, *, base: Path, source: str = "") -> SweepSpec:
 def notes_on(spec: SweepSpec) -> list[str]:
     """One sentence for each value outside the ranges that usually work; allowed all the same."""
     notes = []
+    if is_uri(spec.storage) and spec.tracking.mlflow is None:
+        notes.append(
+            "tracking.mlflow: not given, and no database can lie at a URI: runs and models are "
+            "registered in a file of this machine alone. Name a server to share them"
+        )
     for number, block in enumerate(spec.search):
         if block.twin_of:
             continue
@@ -213,7 +219,7 @@ def _whole(
         **sections,
         "search": blocks,
         "seed": seed,
-        "storage": _storage(raw.get("storage"), base, faults),
+        "storage": parse_storage(raw.get("storage"), base, faults),
     }
     known = {f.key for f in faults} | set(SECTIONS)
     try:
@@ -225,13 +231,19 @@ def _whole(
         return None
 
 
-def _storage(raw: Any, base: Path, faults: list[Fault]) -> str:
+def parse_storage(raw: Any, base: Path, faults: list[Fault]) -> str:
+    """The storage that plain data names, `runs` when it names none; faults as for a sweep."""
     if raw is None:
         return absolute("runs", base)
     if not isinstance(raw, str) or not raw.strip():
-        faults.append(Fault("storage", f"{shown(raw)} is no folder. Use a path, e.g. runs"))
+        told = f"{shown(raw)} is no folder. Use a path, e.g. runs, or a URI, e.g. s3://bucket/runs"
+        faults.append(Fault("storage", told))
         return ""
-    return _located(raw, base, "storage", faults)
+    try:
+        return storage_location(raw, base)
+    except SpecError as err:
+        faults.append(Fault("storage", str(err)))
+        return ""
 
 
 def _cross_faults(spec: SweepSpec) -> list[Fault]:
@@ -268,10 +280,6 @@ def _cross_faults(spec: SweepSpec) -> list[Fault]:
                 f"{spec.screen.keep} drops nothing: this search fine-tunes {len(tuned)} in all. "
                 "Keep fewer, or leave screen out",
             )
-        )
-    if "://" in spec.storage:
-        faults.append(
-            Fault("storage", f"{spec.storage!r} is a URI. Use a folder that every node mounts")
         )
     return faults
 

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import Fault, SpecError, listing, nearest, shown
+from orchestrator.errors import Fault, SpecError, listing, nearest
 from orchestrator.spec.backbone_parsing import Written, parse_backbones
 from orchestrator.spec.backbone_table import is_image_backbone
 from orchestrator.spec.fault_messages import validated
 from orchestrator.spec.frozen import Frozen
-from orchestrator.spec.locations import absolute
-from orchestrator.spec.parsing import parse_sweep
+from orchestrator.spec.parsing import parse_storage, parse_sweep
 from orchestrator.spec.parts import BackboneSpec, Modality
 from orchestrator.spec.pretraining import Pretraining
 from orchestrator.spec.pretraining_parsing import parse_pretraining
@@ -93,16 +92,14 @@ def parse_job(raw: Any, *, base: Path, source: str = "") -> PretrainingJob:
         faults=faults,
     )
     workers = validated(WorkersSpec, raw.get("workers") or {}, prefix="workers", faults=faults)
-    storage = raw.get("storage", "runs")
-    if not isinstance(storage, str) or not storage.strip() or "://" in storage:
-        faults.append(Fault("storage", f"{shown(storage)} is no folder. Use a path, e.g. runs"))
+    storage = parse_storage(raw.get("storage"), base, faults)
     if faults or pretraining is None or workers is None:
         raise SpecError(dict.fromkeys(faults), source=source)
     return PretrainingJob(
         backbones=backbones,
         pretraining=pretraining,
         workers=workers,
-        storage=absolute(storage, base),
+        storage=storage,
     )
 
 

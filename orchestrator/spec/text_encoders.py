@@ -19,6 +19,7 @@ from orchestrator.errors import WeightsError, listing
 from orchestrator.spec.backbone_table import BackboneFacts
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.parts import BackboneSpec, TextContract
+from orchestrator.spec.pretrained import pretrained_folder
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 USUAL_LENGTH = 256  # tokens
@@ -70,7 +71,7 @@ def encoder_folder(spec: BackboneSpec) -> Path:
         WeightsError: The hub cannot be reached, or has no such encoder.
     """
     if spec.folder is not None:
-        return Path(spec.folder)
+        return pretrained_folder(spec.folder)
     return _downloaded(spec.name)
 
 

@@ -25,6 +25,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from orchestrator.errors import IntegrityError
+from orchestrator.spec import mirror
 from orchestrator.spec.durable import file_digest, sync_file, sync_folder, write_json
 
 MANIFEST = "manifest.json"
@@ -106,6 +108,7 @@ def write_checkpoint(
     for name in names:
         sync_file(temporary / name)
     write_json(temporary / MANIFEST, {name: file_digest(temporary / name) for name in names})
+    mirror.put_folder(temporary, final, last=MANIFEST)
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     sync_folder(root)
@@ -115,11 +118,12 @@ def write_checkpoint(
 def read_checkpoint(folder: Path) -> Checkpoint | None:
     """The checkpoint in `folder`, or None when it is missing, incomplete or damaged."""
     try:
+        mirror.refresh_folder(folder, last=MANIFEST, digests=dict)
         manifest = json.loads((folder / MANIFEST).read_bytes())
         intact = manifest.keys() == FILES and all(
             file_digest(folder / name) == digest for name, digest in manifest.items()
         )
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, IntegrityError):
         return None
     if not intact:
         return None
@@ -137,12 +141,12 @@ def newest_checkpoint(root: Path) -> Checkpoint | None:
 
     Damaged ones are passed over: a trial can repeat epochs, but not end without its best one.
     """
-    for folder in sorted(root.glob("epoch-*"), reverse=True):
-        checkpoint = read_checkpoint(folder)
+    for name in sorted(_epochs(root), reverse=True):
+        checkpoint = read_checkpoint(root / name)
         if checkpoint is None:
             continue
         best = root / folder_name(checkpoint.state["best_epoch"])
-        if best == folder or read_checkpoint(best) is not None:
+        if best == checkpoint.folder or read_checkpoint(best) is not None:
             return checkpoint
     return None
 
@@ -150,9 +154,13 @@ def newest_checkpoint(root: Path) -> Checkpoint | None:
 def keep_only(root: Path, epochs: set[int]) -> None:
     """Delete every checkpoint but those of `epochs`."""
     names = {folder_name(epoch) for epoch in epochs}
-    for folder in root.glob("epoch-*"):
-        if folder.name not in names:
-            shutil.rmtree(folder, ignore_errors=True)
+    for name in _epochs(root) - names:
+        mirror.remove_folder(root / name)
+
+
+def _epochs(root: Path) -> set[str]:
+    """The names of a trial's checkpoints."""
+    return {name for name in mirror.names(root) if name.startswith("epoch-")}
 
 
 def restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer, schedule: LRScheduler) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from orchestrator.data.corpus import Corpus, corpus_of_examples, evaluated_contents, read_corpus
-from orchestrator.data.examples import Examples
+from orchestrator.data.examples import INDEX, Examples
 from orchestrator.runtime.cluster import Cluster
 from orchestrator.runtime.pretrained import PretrainedFolder
 from orchestrator.runtime.pretraining_run import PretrainingTicket, run_on_cluster
 from orchestrator.runtime.process_cache import initial_weights_digest
+from orchestrator.spec import mirror
 from orchestrator.spec.backbones import backbone_modality, facts_of
 from orchestrator.spec.parts import BackboneSpec
 from orchestrator.spec.pretraining import (
@@ -219,13 +220,15 @@ def _run(
     progress: Progress,
 ) -> bool:
     cpus = cluster.cpus_of_one(workers)
+    corpus = adaptation.corpus.examples.folder
+    mirror.publish_folder(corpus, last=INDEX)
     ticket = PretrainingTicket(
-        storage=str(adaptation.storage.resolve()),
+        storage=mirror.location_of(adaptation.storage),
         digest=adaptation.digest,
         backbone=adaptation.backbone,
         weights_digest=adaptation.weights_digest,
         pretraining=adaptation.pretraining,
-        corpus=str(adaptation.corpus.examples.folder.resolve()),
+        corpus=mirror.location_of(corpus),
         corpus_digest=adaptation.corpus.digest,
         threads=max(1, int(cpus if workers.most == 1 else workers.cpus)),
         use_gpu=workers.gpus > 0,

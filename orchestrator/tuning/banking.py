@@ -11,6 +11,7 @@ import ray
 from orchestrator.runtime.bank_run import BankTicket, conduct_bank
 from orchestrator.runtime.folders import SweepFolder, TrialStart
 from orchestrator.runtime.signals import Signals
+from orchestrator.spec import mirror
 from orchestrator.spec.record import Record
 from orchestrator.spec.search_space import Block
 from orchestrator.spec.sweep import WorkersSpec
@@ -116,8 +117,8 @@ def run_banks(
         progress.say(f"start {name} {some.strategy.pooling} features")
         ticket = BankTicket(
             name=name,
-            sweep=str(folder.root.resolve()),
-            store=str(store.resolve()),
+            sweep=mirror.location_of(folder.root),
+            store=mirror.location_of(store),
             trials=tuple(start.experiment.id for start in members),
             for_trials=on_record is not None,
             threads=max(1, int(workers.cpus)),
@@ -133,7 +134,9 @@ def run_banks(
             for ref in ready:
                 name, members = waiting.pop(ref)
                 _await(ref, name, progress)
-                found = [place(start.experiment.id).record() for start in members]
+                places = [place(start.experiment.id) for start in members]
+                folder.look_up(places)
+                found = [trial.known_record() for trial in places]
                 ended = [record for record in found if record is not None]
                 progress.say(f"end {name}: {sum(record.seconds for record in ended):.1f} s")
                 if on_record is not None:

@@ -27,6 +27,7 @@ from orchestrator.models.placing import placed
 from orchestrator.runtime.cluster import Cluster
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.memory import peak_memory_bytes, reset_peak_memory, resident_bytes
+from orchestrator.spec import mirror
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.durable import write_json
 from orchestrator.spec.experiment import Experiment
@@ -165,6 +166,7 @@ class CostBook:
             threads: That a trial computes on; costs on others are not known from them.
         """
         self._path, self._threads = path, threads
+        mirror.refresh(path)
         try:
             self._costs: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
         except (FileNotFoundError, ValueError):
@@ -407,13 +409,12 @@ def actual_costs(
             sum(r.seconds * (r.placement.workers if r.placement else 1) for r in ended), 1
         ),
         "peak_memory_bytes": max((r.peak_memory_bytes for r in ended), default=0),
-        "checkpoint_bytes": sum(bytes_below(trial.checkpoints) for trial in folder.trials()),
+        "checkpoint_bytes": sum(
+            size
+            for name, size in mirror.sizes(folder / "trials").items()
+            if "/checkpoints/" in name
+        ),
     }
-
-
-def bytes_below(folder: Path) -> int:
-    """Of all files below a folder; 0 where there is none."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _row(work: Shared, costs: CostBook) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from orchestrator.features.store import FeatureStore
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import initial_weights_digest
 from orchestrator.runtime.trial_run import VERSIONED
+from orchestrator.spec import mirror
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.parts import TaskSpec, modality_of
 from orchestrator.spec.pretraining import Pretraining
@@ -44,8 +45,8 @@ class PreparedSweep:
 
     @property
     def storage(self) -> Path:
-        """Where all sweeps of this spec's storage lie."""
-        return Path(self.spec.storage)
+        """Where this node has the sweeps of this spec's storage."""
+        return mirror.local_path(self.spec.storage)
 
     @property
     def store(self) -> FeatureStore:
@@ -126,6 +127,8 @@ def prepare_sweep(
 ) -> PreparedSweep:
     """Read and audit the data, and find the sweep's folder.
 
+    What is read stays on this node: at a URI only what trials need of it is sent, with the sweep.
+
     Args:
         spec: The sweep.
         fresh: Take a new folder even if this sweep was run before.
@@ -133,13 +136,15 @@ def prepare_sweep(
 
     Raises:
         DataError: The data cannot be used.
+        StorageError: The storage cannot be written to.
     """
     told = progress or Silent()
+    storage = mirror.open_storage(spec.storage)
     prepared = prepare_data(
         spec.data,
         task=spec.task,
         seed=spec.seed,
-        cache=Path(spec.storage) / "data",
+        cache=storage / "data",
         progress=lambda done, total: told.count(f"{modality_of(spec.task)}s checked", done, total),
     )
     for line in prepared.audit.lines():
@@ -149,14 +154,14 @@ def prepare_sweep(
             block.pretraining,
             block_backbones(block),
             examples=prepared.examples,
-            cache=Path(spec.storage) / "data",
+            cache=storage / "data",
             progress=told,
         )
         for block in spec.search
         if block.pretraining is not None
     }
     name = f"{spec.name}-{identity_of(spec, prepared.examples, corpora)[:8]}"
-    root = _newest(Path(spec.storage), name, fresh=fresh)
+    root = _newest(storage, name, fresh=fresh)
     return PreparedSweep(spec, SweepFolder(root), prepared.examples, prepared.audit, corpora)
 
 
@@ -181,9 +186,10 @@ def _by_split(classes: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, i
 
 def _newest(storage: Path, name: str, *, fresh: bool) -> Path:
     """The folder of a sweep: the newest of `name`, `name-2`, …, or with `fresh` the next one."""
-    taken = [storage / name] if (storage / name).exists() else []
-    while taken and (following := storage / f"{name}-{len(taken) + 1}").exists():
-        taken.append(following)
+    there = mirror.names(storage)
+    taken = [storage / name] if name in there else []
+    while taken and (following := f"{name}-{len(taken) + 1}") in there:
+        taken.append(storage / following)
     if not taken:
         return storage / name
     return storage / f"{name}-{len(taken) + 1}" if fresh else taken[-1]

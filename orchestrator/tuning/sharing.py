@@ -13,7 +13,6 @@ import math
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import CapacityError, Fault
@@ -21,6 +20,7 @@ from orchestrator.features.room import entries
 from orchestrator.features.store import FeatureStore
 from orchestrator.runtime.feature_filling import FeatureNeed, Pass
 from orchestrator.runtime.process_cache import CutFacts, cut_facts
+from orchestrator.spec import mirror
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import Contract
@@ -121,10 +121,13 @@ def shared_work(
 
 
 def store_budget(spec: SweepSpec, store: FeatureStore) -> float:
-    """Bytes that the store may take: `budget.store_gb`, or half of the disk that is not others'."""
+    """Bytes that the store may take: `budget.store_gb`, or half of the disk that is not others'.
+
+    At a URI this bounds what the driver's node has of it.
+    """
     if spec.budget.store_gb is not None:
         return spec.budget.store_gb * 1e9
-    root = Path(spec.storage)
+    root = mirror.local_path(spec.storage)
     while not root.exists():
         root = root.parent
     held = sum(entry.bytes for entry in entries(store))

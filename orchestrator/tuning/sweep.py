@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune import TuneError
 
-from orchestrator.data.examples import Examples
+from orchestrator.data.examples import INDEX, Examples
+from orchestrator.errors import OrchestratorError
 from orchestrator.features.room import leased, make_room
 from orchestrator.features.store import FeatureKey
 from orchestrator.runtime.cluster import Cluster, joined_cluster
@@ -22,6 +24,7 @@ from orchestrator.runtime.text_embedding import TextNeed, embed_texts
 from orchestrator.runtime.trial_run import TrialTicket
 from orchestrator.runtime.tune_trial import MAX_FAILURES, TuneContext, tune_trial
 from orchestrator.runtime.winner_test import ensure_tested
+from orchestrator.spec import mirror
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import Record
 from orchestrator.spec.search_space import Block
@@ -40,7 +43,7 @@ from orchestrator.tuning.deadline import Deadline
 from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
 from orchestrator.tuning.handing_over import HEADS, PLAN, HandOver, planned
 from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leaderboard
-from orchestrator.tuning.plan import ACTUAL, CostBook, actual_costs, bytes_below, make_plan
+from orchestrator.tuning.plan import ACTUAL, CostBook, actual_costs, make_plan
 from orchestrator.tuning.preparing import PreparedSweep, prepare_sweep
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.scheduler import FlaggingScheduler
@@ -77,7 +80,7 @@ class SweepOutcome:
         """What `sweep --json` prints."""
         best = self.best
         return {
-            "sweep": str(self.folder),
+            "sweep": mirror.location_of(self.folder),
             "status": self.status,
             "trials": {"ended": self.ended, "failed": self.failed, "reused": self.reused},
             "best": None
@@ -394,15 +397,15 @@ class _Run:
         workers = self.spec.workers
         context = TuneContext(
             ticket=TrialTicket(
-                sweep=str(self.folder.root.resolve()),
-                store=str(self.sweep.store.root.resolve()),
+                sweep=mirror.location_of(self.folder.root),
+                store=mirror.location_of(self.sweep.store.root),
                 trial="",
                 threads=max(1, int(workers.cpus)),
                 use_gpu=workers.gpus > 0,
             ),
             workers=workers,
             signals=signals,
-            train_storage=str(train_scratch.resolve()),
+            train_storage=mirror.location_of(train_scratch),
         )
         alone = workers.most == 1
         # With several workers Ray Train reserves the CPUs; Tune wants some resource for its actor.
@@ -430,6 +433,10 @@ class _Run:
         watcher.start()
         try:
             tuner.fit()
+        except TuneError as err:  # Tune turns what our callbacks raise into text
+            cause = str(err.__cause__ or err).strip().splitlines()[-1]
+            told = "What has ended is kept; the same command continues"
+            raise OrchestratorError(f"the search broke off ({cause}). {told}") from err
         finally:
             watcher.close()
             self.reused += searcher.reused
@@ -438,7 +445,7 @@ class _Run:
                 self.too_late = True
                 self.progress.say(reason)
             shutil.rmtree(scratch, ignore_errors=True)
-            shutil.rmtree(train_scratch, ignore_errors=True)
+            mirror.remove_folder(train_scratch)
         return searcher.exhausted
 
     def _searcher(
@@ -523,10 +530,12 @@ class _Run:
             )
 
     def _write_sweep_json(self) -> None:
-        if not (self.folder / "data" / "index.arrow").exists():
-            self.sweep.examples.save(self.folder / "data")
-        examples = Examples.open(self.folder / "data")
+        data = mirror.fetch_folder(self.folder / "data", last=INDEX)
+        if not (data / INDEX).exists():
+            self.sweep.examples.save(data)
+        examples = Examples.open(data)
         tokenize(examples, backbones_of(self.spec), self.progress)
+        mirror.publish_folder(data, last=INDEX)
         self.sweep = replace(self.sweep, examples=examples)
         self.folder.write("sweep.json", self.sweep.description())
 
@@ -564,7 +573,7 @@ class _Run:
                 self.folder, self.folder.records().values(), seconds=self.clock.seconds()
             )
             stored = [self.sweep.store.folder(key) for key in self.stored]
-            actual["feature_bytes"] = sum(bytes_below(folder) for folder in stored)
+            actual["feature_bytes"] = sum(sum(mirror.sizes(folder).values()) for folder in stored)
             self.folder.write(PLAN, {**plan, ACTUAL: actual})
 
     def _write_leaderboard(self, status: SweepStatus) -> None:

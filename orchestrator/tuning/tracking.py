@@ -6,7 +6,6 @@ import queue
 import threading
 from collections.abc import Iterable
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from orchestrator.bundle.mlflow_server import (
@@ -19,6 +18,7 @@ from orchestrator.bundle.mlflow_server import (
 )
 from orchestrator.errors import RegistryError
 from orchestrator.runtime.folders import SweepFolder
+from orchestrator.spec import mirror
 from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.tuning.progress import Progress
@@ -27,8 +27,12 @@ MOST_METRICS = 900  # MLflow takes at most 1,000 a call
 
 
 def tracking_uri(spec: SweepSpec) -> str:
-    """Where runs are tracked: as the spec says, or a SQLite file in the storage folder."""
-    return checked_uri(spec.tracking.mlflow or f"sqlite:///{Path(spec.storage) / 'mlflow.db'}")
+    """Where runs are tracked: as the spec says, or a SQLite file in the storage folder.
+
+    A database cannot lie at a URI: without a server's address it is this machine's own.
+    """
+    folder = mirror.local_path(spec.storage)
+    return checked_uri(spec.tracking.mlflow or f"sqlite:///{folder / 'mlflow.db'}")
 
 
 class Tracker:
@@ -108,7 +112,7 @@ class _Runs:
             "strategy": strategy,
             "status": record.status,
             "reason": record.reason[:4000],
-            "sweep": str(self._folder.root),
+            "sweep": mirror.location_of(self._folder.root),
         }
         self._client.log_batch(
             run.info.run_id,

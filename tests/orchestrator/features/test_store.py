@@ -142,7 +142,9 @@ def test_an_unfinished_entry_is_not_found_and_its_parts_are_kept(tmp_path: Path)
     for rows in (first, third):
         store.put(KEY, rows, features[rows.start : rows.stop])
     assert store.missing(KEY, n_rows=N_ROWS) == []
-    sealed = store.seal(KEY, n_rows=N_ROWS)
+    store.seal(KEY, n_rows=N_ROWS)
+    sealed = store.find(KEY)
+    assert sealed is not None
     assert np.array_equal(np.concatenate(sealed.blocks), features)
 
 

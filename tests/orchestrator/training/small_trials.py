@@ -183,7 +183,9 @@ class MemoryIO:
                         threads=1,
                     ):
                         writer.write(values)
-            found = self._store.seal(key, n_rows=len(positions))
+            self._store.seal(key, n_rows=len(positions))
+            found = self._store.find(key)
+            assert found is not None
         return found.take(np.searchsorted(positions, rows))
 
     def on_phase(self, phase: PhaseRow) -> None:

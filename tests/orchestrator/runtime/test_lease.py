@@ -1,0 +1,75 @@
+"""One machine runs a sweep at a URI; one that has died is followed, one that sleeps gives way."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import SweepLockedError
+from orchestrator.runtime.lease import leased
+from orchestrator.spec import mirror
+from tests.object_storage import Node
+
+taken = partial(leased, waiting=None, beat_s=0.1, stale_s=60, settle_s=0.1)
+takes_over = partial(leased, waiting=None, beat_s=60, stale_s=-1, settle_s=0)
+
+
+def test_another_machine_is_refused_and_told_by_whom(storage_uri: str, become: Node) -> None:
+    with taken(mirror.local_path(storage_uri)):
+        become("b")
+        with (
+            pytest.raises(SweepLockedError, match=f"{storage_uri} is being run by process"),
+            taken(mirror.local_path(storage_uri)),
+        ):
+            pytest.fail("two run it")
+        become("a")
+    assert mirror.names(mirror.local_path(storage_uri)) == set(), "nothing is left"
+    become("b")
+    with taken(mirror.local_path(storage_uri)):
+        pass
+
+
+def test_one_that_died_is_followed_at_once_on_its_own_machine(storage_uri: str) -> None:
+    folder = mirror.local_path(storage_uri)
+    dead = taken(folder, beat_s=60)
+    dead.__enter__()
+    with taken(folder):  # who holds the machine's own lock knows that it has died
+        pass
+    dead.__exit__(None, None, None)
+
+
+def test_one_that_is_not_heard_of_is_followed_elsewhere_and_finds_out(
+    storage_uri: str, become: Node
+) -> None:
+    asleep = taken(mirror.local_path(storage_uri))
+    asleep.__enter__()
+    become("b")
+    with pytest.raises(KeyboardInterrupt), takes_over(mirror.local_path(storage_uri)):
+        time.sleep(10)
+    with pytest.raises(SweepLockedError, match="taken over by another machine"):
+        asleep.__exit__(None, None, None)
+
+
+def test_a_lease_is_waited_for_where_that_is_asked(
+    storage_uri: str, become: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.runtime.lease.POLL_S", 0.01)
+    holder, told = ExitStack(), []
+    holder.enter_context(taken(mirror.local_path(storage_uri)))
+    become("b")
+
+    def waiting() -> None:
+        told.append("waiting")
+        holder.close()
+
+    with leased(mirror.local_path(storage_uri), waiting=waiting):
+        assert told == ["waiting"]
+
+
+def test_a_folder_that_nodes_mount_needs_no_lease(tmp_path: Path) -> None:
+    with taken(tmp_path):
+        assert not list(tmp_path.iterdir())
