@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.label_arguments import add_label_arguments, given_labels, named_clip
@@ -12,7 +15,7 @@ from jobs.registry_arguments import DEFAULT_REGISTRY, default_registry
 from jobs.report import sweep_folder
 from jobs.terminal import Terminal
 from orchestrator.bundle.reference import CHAMPION, check_alias, check_name
-from orchestrator.errors import SpecError, nearest
+from orchestrator.errors import BundleTakenError, SpecError, nearest
 from orchestrator.spec.mirror import fetch_folder, location_of, publish_folder
 
 if TYPE_CHECKING:
@@ -122,7 +125,24 @@ def _registered(
 
 
 def bundle_trial(folder: SweepFolder, record: Record) -> Bundle:
-    """The bundle of a trial, below the sweep's folder; made and verified unless it is there."""
+    """The bundle of a trial, below the sweep's folder; made and verified unless it is there.
+
+    One that has been written otherwise (before the test, or by another version of this product)
+    stays as it is, and this one lies beside it.
+    """
+    for number in itertools.count(1):
+        name = record.trial if number == 1 else f"{record.trial}-{number}"
+        with contextlib.suppress(BundleTakenError):
+            return _bundle_at(folder / "bundles" / name, folder, record)
+    raise AssertionError("there is always another name")
+
+
+def _bundle_at(place: Path, folder: SweepFolder, record: Record) -> Bundle:
+    """The bundle of a trial at a place.
+
+    Raises:
+        BundleTakenError: Another is there.
+    """
     from orchestrator.bundle.manifest import MANIFEST
     from orchestrator.bundle.writing import write_bundle
     from orchestrator.data.pieces import pieces_of
@@ -130,7 +150,7 @@ def bundle_trial(folder: SweepFolder, record: Record) -> Bundle:
     from orchestrator.runtime.winner_test import winner_network
     from orchestrator.training.sources import iterate_judged
 
-    place = fetch_folder(folder / "bundles" / record.trial, last=MANIFEST)
+    fetch_folder(place, last=MANIFEST)
     examples = open_examples(folder / "data")
     pieces = pieces_of(examples, record.experiment.input)
     rows = pieces.indices("validation")[:SAMPLES]

@@ -8,6 +8,7 @@
     ├── WeightsError             exit code 2   a weights file is refused or does not fit
     ├── IntegrityError           exit code 1   stored bytes are not the bytes that were written
     ├── BundleError              exit code 1   a folder is no bundle, or one of another version
+    │   └── BundleTakenError                   the folder holds another bundle
     ├── RegistryError            exit code 1   a name, version or alias is not in the registry
     ├── SweepLockedError         exit code 1   another process is running this sweep
     ├── StorageError             exit code 1   a storage's URI cannot be read or written
@@ -96,6 +97,10 @@ class IntegrityError(OrchestratorError):
 
 class BundleError(OrchestratorError):
     """A folder is not a bundle, or was written by a format that this version cannot read."""
+
+
+class BundleTakenError(BundleError):
+    """A folder holds another bundle, and bundles are not overwritten."""
 
 
 class RegistryError(OrchestratorError):

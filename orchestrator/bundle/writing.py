@@ -39,7 +39,7 @@ from orchestrator.bundle.onnx_export import Exported, NotExported, export_onnx, 
 from orchestrator.bundle.preparing import preparer_of
 from orchestrator.bundle.torch_predictor import TorchPredictor, load_torch_predictor
 from orchestrator.data.inputs import Prepared
-from orchestrator.errors import BundleError, IntegrityError
+from orchestrator.errors import BundleError, BundleTakenError, IntegrityError
 from orchestrator.models.backbone import Backbone
 from orchestrator.models.classifier import Classifier
 from orchestrator.models.head import Head
@@ -270,7 +270,7 @@ def _existing(folder: Path, manifest: BundleManifest) -> Bundle:
     except (BundleError, IntegrityError) as err:
         raise BundleError(f"{folder} is taken and is no whole bundle. Choose another") from err
     if not existing.manifest.same_content(manifest):
-        raise BundleError(
+        raise BundleTakenError(
             f"{folder} already holds another bundle ({existing.digest[:12]}, written "
             f"{existing.manifest.created_at}). Choose another folder; bundles are not overwritten"
         )

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.promote import bundle_trial
+from orchestrator.bundle.bundle import open_bundle
 from orchestrator.bundle.predictor import load_predictor
 from orchestrator.data.transforms import eval_pixels
 from orchestrator.runtime.cluster import Cluster
@@ -46,6 +47,16 @@ def test_a_bundle_answers_as_its_trial_did_on_validation(sweep: SweepFolder, str
     pixels = np.stack([eval_pixels(image, bundle.input) for image in images])
     answered = load_predictor(bundle, threads=1).probabilities([pixels])
     np.testing.assert_allclose(answered, table.column("prob").to_pylist(), atol=1e-5)
+
+
+def test_a_bundle_that_would_say_more_lies_beside_the_one_before(sweep: SweepFolder) -> None:
+    records = sweep.records().values()
+    record = next(r for r in records if r.experiment.strategy.strategy == "partial")
+    first = bundle_trial(sweep, record)
+    assert bundle_trial(sweep, record).path == first.path
+    later = bundle_trial(sweep, record.model_copy(update={"reason": "looked at again"}))
+    assert (first.path.name, later.path.name) == (record.trial, f"{record.trial}-2")
+    assert open_bundle(first.path).digest == first.digest != later.digest
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
