@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 from orchestrator.errors import SpecError, StorageError, listing, nearest
 
-TRIES = 5
-FIRST_PAUSE_S = 0.5
+TRIES = 3  # drivers ask again themselves, several times each
+FIRST_PAUSE_S = 1.0
 COMMON = ("s3://", "gs://", "abfs://")
 NODES_OWN = re.compile(r".*\.(tmp|partial)|\.lock")  # names that no object has
 
