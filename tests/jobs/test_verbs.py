@@ -87,7 +87,9 @@ def test_a_spec_that_comes_along_is_valid(path: Path, tmp_path: Path) -> None:
     weights = tmp_path / "w.pth"
     weights.touch()
     text = re.sub(r"weights: [^}\s]+", f"weights: {weights}", path.read_text(encoding="utf-8"))
-    text = re.sub(r"folder: [^}\s]+", f"folder: {write_encoder(tmp_path / 'tiny', n_layers=6)}", text)
+    text = re.sub(
+        r"folder: [^}\s]+", f"folder: {write_encoder(tmp_path / 'tiny', n_layers=6)}", text
+    )
     text = re.sub(r"max_length: \d+", "max_length: 64", text)
     text = re.sub(r"overlap: \d+", "overlap: 16", text)
     (tmp_path / path.name).write_text(text)
