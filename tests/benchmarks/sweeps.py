@@ -268,7 +268,7 @@ def _bound(ours: SweepOutcome) -> float:
     for record in _records(ours):
         strategy = record.experiment.strategy
         assert isinstance(strategy, Partial)
-        facts = cut_facts(BACKBONE, record.experiment.input.size, strategy.unfreeze)
+        facts = cut_facts(record.experiment.backbone, record.experiment.input.size, strategy.unfreeze)
         assert facts is not None
         tuned = 1 - facts.share
         theirs += strategy.warm_up_epochs * (1 + n_validation)
