@@ -12,6 +12,7 @@ from typing import Any
 import litserve
 import timm
 import torch
+from fastapi import FastAPI, Request
 from PIL import Image
 from torchvision import transforms
 
@@ -53,7 +54,6 @@ def said(probabilities: torch.Tensor) -> dict[str, Any]:
 def ray_serve(backbone: str, port: int) -> None:
     """Ray Serve: a FastAPI ingress, eager torch."""
     import ray
-    from fastapi import FastAPI, Request
     from ray import serve
 
     app = FastAPI()

@@ -117,7 +117,9 @@ def _asked(
     port = free_port()
     with endpoint(kind, folder, backbone, port=port, threads=threads):
         request = request_of(kind, image)
-        load(port, request, clients=2, seconds=3)
+        warm = load(port, request, clients=2, seconds=3)
+        if set(warm.statuses) != {200}:
+            raise RuntimeError(f"{kind} answers {dict(warm.statuses)}: nothing to compare with")
         return {
             clients: load(port, request, clients=clients, seconds=SECONDS) for clients in CLIENTS
         }
