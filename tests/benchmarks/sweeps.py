@@ -266,9 +266,10 @@ def _bound(ours: SweepOutcome) -> float:
     n_validation = len(examples.indices("validation")) / len(examples.indices("train"))
     theirs, mine, views = 0.0, 0.0, 0
     for record in _records(ours):
-        strategy = record.experiment.strategy
+        experiment = record.experiment
+        strategy = experiment.strategy
         assert isinstance(strategy, Partial)
-        facts = cut_facts(record.experiment.backbone, record.experiment.input.size, strategy.unfreeze)
+        facts = cut_facts(experiment.backbone, experiment.input.size, strategy.unfreeze)
         assert facts is not None
         tuned = 1 - facts.share
         theirs += strategy.warm_up_epochs * (1 + n_validation)
