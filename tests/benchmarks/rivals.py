@@ -1,6 +1,7 @@
-"""What a competent user writes from the documentation of Ray Serve and of LitServe."""
+"""What a competent user writes from the documentation of Ray Serve and of LitServe.
 
-from __future__ import annotations
+FastAPI reads annotations in the replica, where their names may be gone: they are no strings here.
+"""
 
 import base64
 import io
