@@ -14,8 +14,12 @@ from orchestrator.errors import OrchestratorError, SpecError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
+# A dead proxy is noticed after three failed checks: half a minute at Serve's own ten seconds.
+PROXY_SETTINGS = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1"}
+
 # The handler never holds the event loop up, so that it can share the replica's own.
 PLAIN_SETTINGS = {
+    **PROXY_SETTINGS,
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
@@ -24,6 +28,7 @@ PLAIN_SETTINGS = {
 # are the replica's own. Predicting twice does no harm, so what a dying replica left unanswered is
 # sent to another.
 EXPOSED_SETTINGS = {
+    **PROXY_SETTINGS,
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.serving_cluster import PROXY_SETTINGS
 from orchestrator.runtime.cluster import Cluster, joined_cluster
 from tests.object_storage import CREDENTIALS, Node, new_bucket, node
 from tests.orchestrator.clip_material import tiny_clip
@@ -92,6 +93,7 @@ def clip_folder() -> Path:
 def cluster() -> Iterator[Cluster]:
     """One local Ray cluster for the whole run, with more logical CPUs than the machine has."""
     os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
+    os.environ.update(PROXY_SETTINGS)  # as `deploy` starts a cluster
     with joined_cluster(cpus=4) as joined:
         yield joined
 

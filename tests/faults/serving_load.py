@@ -42,9 +42,9 @@ def bare(url: str, name: str, image: bytes) -> Ask:
     return ask
 
 
-def retrying(url: str, name: str, image: bytes) -> Ask:
-    """Our client, as it comes."""
-    client = Client(url)
+def retrying(url: str, name: str, image: bytes, **settings: Any) -> Ask:
+    """Our client, as it comes but for what `settings` says."""
+    client = Client(url, **settings)
 
     def ask() -> dict[str, Any]:
         try:
