@@ -215,7 +215,8 @@ def test_wise_ft_ends_at_the_best_weights_between_zero_shot_and_the_best_epoch(
     assert between is not None
     assert tuned.result.interpolation is None
     tried = dict(between.objectives)
-    assert tried[0.0] == pytest.approx(zero_shot.result.objective, abs=1e-4)
+    # Activations at the cut are stored in float16; zero-shot reads pooled features in float32.
+    assert tried[0.0] == pytest.approx(zero_shot.result.objective, rel=2e-3)
     assert tried[1.0] == pytest.approx(tuned.result.objective, abs=1e-6)
     assert found.result.objective == min(tried.values()) == tried[between.alpha]
     assert 0 < between.alpha < 1, "these rates go too far, and texts alone are not the best"
