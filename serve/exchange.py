@@ -127,7 +127,7 @@ class Exchange:
         top = parse_top(query["top"]) if "top" in query else None
         return Body(media, parameters, data, top)
 
-    async def respond(self, send: Send, reply: Reply) -> None:
+    async def respond(self, send: Send, reply: Reply, *, tells_id: bool) -> None:
         """Send the response; what of the request is unread is drained for a moment.
 
         Closing a connection while the client still sends would reset it, and the client would
@@ -137,12 +137,13 @@ class Exchange:
         headers = [
             (b"content-type", reply.media.encode("latin-1")),
             (b"content-length", str(len(reply.body)).encode()),
-            (b"x-request-id", self.id.encode()),
             *(
                 (name.lower().encode(), text.encode("latin-1"))
                 for name, text in reply.headers.items()
             ),
         ]
+        if tells_id:
+            headers.append((b"x-request-id", self.id.encode()))
         if unread:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -58,6 +58,7 @@ class Handler:
         counted: Where requests are counted.
         total: The counts of all replicas; this one's own when None.
         routes: More of them, before these.
+        tells_id: Whether answers name their request in `x-request-id`; Ray Serve adds its own.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Handler:
         counted: Metrics | None = None,
         total: Callable[[], Awaitable[Snapshot]] | None = None,
         routes: tuple[Route, ...] = (),
+        tells_id: bool = True,
     ) -> None:
         self.endpoints = dict(endpoints)
         self.limits = limits
@@ -77,6 +79,7 @@ class Handler:
         self.room = Room(limits.bytes_at_once)
         self._total = total
         self._routes = (*routes, *ROUTES)
+        self._tells_id = tells_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -95,7 +98,7 @@ class Handler:
             self._account(exchange, metrics.GONE)
             return
         self._account(exchange, reply.status)
-        await exchange.respond(send, reply)
+        await exchange.respond(send, reply, tells_id=self._tells_id)
 
     async def _reply(self, exchange: Exchange) -> Reply:
         """The answer or the problem; nothing that fails here fails the server."""

@@ -161,6 +161,7 @@ class Ingress:
             counted=self._counted,
             total=self._total,
             routes=PAGES,
+            tells_id=False,
         )
         self._endpoints = tuple(endpoints.values())
 

@@ -73,6 +73,8 @@ def test_images_texts_and_a_clip_are_served_by_one_application_as_offline(
     assert page.status_code == 200
     assert "text/html" in page.headers["content-type"]
     assert httpx.get(f"{site.url}/readyz").json()["ready"] is True
+    named = httpx.get(f"{site.url}/v1/none", headers={"x-request-id": "a-1"})
+    assert named.headers.get_list("x-request-id") == [named.json()["instance"]] == ["a-1"]
     counts = httpx.get(f"{site.url}/metrics").text
     assert 'orchestrator_requests_total{model="own",outcome="ok"' in counts
     pids = processes(REPLICA)
