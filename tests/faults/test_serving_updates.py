@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import time
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 
 from orchestrator.bundle.bundle import open_bundle
@@ -17,7 +15,7 @@ from serve.app import AppSettings, running_settings
 from serve.client import Client
 from tests.faults.conftest import Site
 from tests.faults.serving_load import Load, bare, kill, processes, retrying
-from tests.orchestrator.clip_material import HELD_OUT, draw
+from tests.orchestrator.clip_material import unseen_file
 from tests.serve.material import COLOURS, image_file, plain_bundle
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -25,14 +23,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 IMAGE = image_file((200, 40, 10), size=(500, 375), form="JPEG")
 REPLICA = "ServeReplica:orchestrator:"
 PROXY, CONTROLLER = "ProxyActor", "ServeController"
-
-
-def drawn(pair: tuple[str, str]) -> bytes:
-    """A picture of a combination that the tiny CLIP has never seen in training."""
-    assert pair in HELD_OUT
-    file = io.BytesIO()
-    draw(pair, np.random.default_rng(0)).save(file, "PNG")
-    return file.getvalue()
 
 
 def digests(load: Load) -> set[str]:
@@ -61,7 +51,7 @@ def test_images_texts_and_a_clip_are_served_by_one_application_as_offline(
     with Client(site.url) as client:
         assert {entry.name for entry in client.models()} == {*asked, "shapes"}
         labels = ["red circle", "green square", "blue triangle"]
-        (shape,) = client.predict("shapes", drawn(("green", "square")), labels=labels).answers
+        (shape,) = client.predict("shapes", unseen_file(("green", "square")), labels=labels).answers
         assert shape.label == "green square"  # type: ignore[union-attr]
         for name, (folder, value) in asked.items():
             (answer,) = client.predict(name, value).answers

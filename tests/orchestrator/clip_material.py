@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -105,6 +106,14 @@ def draw(pair: tuple[str, str], rng: np.random.Generator, *, size: int = SIZE) -
         case "bar":
             pen.rectangle((x - radius, y - radius / 3, x + radius, y + radius / 3), fill=fill)
     return image
+
+
+def unseen_file(pair: tuple[str, str]) -> bytes:
+    """A PNG file of a combination that the tiny CLIP has never seen in training."""
+    assert pair in HELD_OUT
+    file = io.BytesIO()
+    draw(pair, np.random.default_rng(0)).save(file, "PNG")
+    return file.getvalue()
 
 
 def write_shapes(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from orchestrator.bundle.clip_bundles import write_clip_bundle
@@ -22,7 +20,7 @@ from serve.limits import Limits
 from serve.loading import Model, loaded
 from serve.pinning import pinned
 from serve.worker import Worker
-from tests.orchestrator.clip_material import draw
+from tests.orchestrator.clip_material import unseen_file
 from tests.serve.conftest import ask
 
 OWN = LabelSet(labels=("red circle", "blue ring", "white bar"))
@@ -44,9 +42,7 @@ def handler(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Hand
 @pytest.fixture(scope="module")
 def picture() -> str:
     """A green square, which the CLIP has never seen, in base64."""
-    file = io.BytesIO()
-    draw(("green", "square"), np.random.default_rng(0)).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    return base64.b64encode(unseen_file(("green", "square"))).decode()
 
 
 @pytest.fixture
