@@ -197,7 +197,15 @@ def test_a_probe_that_starts_from_texts_beats_zero_shot_and_one_that_does_not(
 def wise(experiment: Callable[[Strategy], Experiment]) -> Experiment:
     """Fine-tuning at rates that go too far."""
     return experiment(
-        Partial(**QUICK, unfreeze=1, warm_up_epochs=0, backbone_lr=1e-2, head_lr=0.3, wise_ft=True)
+        Partial(
+            **QUICK,
+            unfreeze=1,
+            warm_up_epochs=0,
+            backbone_lr=1e-2,
+            head_lr=0.3,
+            wise_ft=True,
+            stored_precision="fp32",  # as the pooled features that zero-shot reads
+        )
     )
 
 
@@ -215,8 +223,7 @@ def test_wise_ft_ends_at_the_best_weights_between_zero_shot_and_the_best_epoch(
     assert between is not None
     assert tuned.result.interpolation is None
     tried = dict(between.objectives)
-    # Activations at the cut are stored in float16; zero-shot reads pooled features in float32.
-    assert tried[0.0] == pytest.approx(zero_shot.result.objective, rel=2e-3)
+    assert tried[0.0] == pytest.approx(zero_shot.result.objective, abs=1e-4)
     assert tried[1.0] == pytest.approx(tuned.result.objective, abs=1e-6)
     assert found.result.objective == min(tried.values()) == tried[between.alpha]
     assert 0 < between.alpha < 1, "these rates go too far, and texts alone are not the best"
