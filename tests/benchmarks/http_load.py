@@ -7,7 +7,6 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -35,16 +34,6 @@ class Answers:
         if len(self.latencies_s) < 2:
             return float("nan")
         return 1000 * statistics.quantiles(self.latencies_s, n=100)[percent - 1]
-
-
-def joined(parts: Iterable[Answers]) -> Answers:
-    """What came back to several loads, as if they were one."""
-    whole = Answers()
-    for part in parts:
-        whole.seconds += part.seconds
-        whole.statuses.update(part.statuses)
-        whole.latencies_s += part.latencies_s
-    return whole
 
 
 def load(port: int, request: bytes, *, clients: int, seconds: float) -> Answers:

@@ -19,7 +19,7 @@ from orchestrator.bundle.predictor import load_predictor
 from tests.benchmarks.bundles import write_random_bundle
 from tests.benchmarks.endpoints import endpoint, free_port, request_of
 from tests.benchmarks.harness import Measured
-from tests.benchmarks.http_load import Answers, joined, load
+from tests.benchmarks.http_load import Answers, load
 
 BACKBONES = ("mobilenetv3_small_100", "tf_efficientnet_lite0")
 CLIENTS = (1, 8, 32)
@@ -155,7 +155,8 @@ def _asked(
 
 def _rows(backbone: str, rounds: list[Round]) -> list[Measured]:
     def p99_ms(kind: str, clients: int) -> float:
-        return joined(one.found[kind][clients] for one in rounds).percentile_ms(99)
+        latencies_s = [s for one in rounds for s in one.found[kind][clients].latencies_s]
+        return Answers(latencies_s=latencies_s).percentile_ms(99)
 
     rows = []
     for clients in CLIENTS:
