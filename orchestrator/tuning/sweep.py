@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from orchestrator.runtime.folders import TrialStart
 from orchestrator.runtime.signals import Signals
 from orchestrator.runtime.text_embedding import TextNeed, embed_texts
 from orchestrator.runtime.trial_run import TrialTicket
-from orchestrator.runtime.tune_trial import MAX_FAILURES, TuneContext, tune_trial
+from orchestrator.runtime.tune_trial import TuneContext, tune_trial
 from orchestrator.runtime.winner_test import ensure_tested
+from orchestrator.runtime.worker_group import MAX_FAILURES, WorkerGroups
 from orchestrator.spec import mirror
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.record import Record
@@ -395,6 +397,13 @@ class _Run:
         scratch = Path(tempfile.mkdtemp(prefix="orchestrator-tune-"))
         train_scratch = self.folder / ".train"
         workers = self.spec.workers
+        groups = None
+        resources = {"CPU": workers.cpus, "GPU": workers.gpus}
+        if workers.most > 1:
+            location = mirror.location_of(train_scratch)
+            groups = WorkerGroups(workers, signals, location, at_once=at_once)
+            # Ray Train reserves the CPUs; Tune wants some resource for its actor.
+            resources = {"memory": 1e6}
         context = TuneContext(
             ticket=TrialTicket(
                 sweep=mirror.location_of(self.folder.root),
@@ -403,18 +412,12 @@ class _Run:
                 threads=max(1, int(workers.cpus)),
                 use_gpu=workers.gpus > 0,
             ),
-            workers=workers,
             signals=signals,
-            train_storage=mirror.location_of(train_scratch),
+            desk=groups.desk if groups else None,
         )
-        alone = workers.most == 1
-        # With several workers Ray Train reserves the CPUs; Tune wants some resource for its actor.
-        resources = {"CPU": workers.cpus, "GPU": workers.gpus} if alone else {"memory": 1e6}
-        trainable = tune.with_resources(
-            tune.with_parameters(tune_trial, context=context), resources
-        )
+        trainable = tune.with_parameters(tune_trial, context=context)
         tuner = tune.Tuner(
-            trainable,
+            tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
@@ -432,13 +435,15 @@ class _Run:
         )
         watcher.start()
         try:
-            tuner.fit()
+            with groups or nullcontext():
+                tuner.fit()
         except TuneError as err:  # Tune turns what our callbacks raise into text
             cause = str(err.__cause__ or err).strip().splitlines()[-1]
             told = "What has ended is kept; the same command continues"
             raise OrchestratorError(f"the search broke off ({cause}). {told}") from err
         finally:
             watcher.close()
+            signals.close()
             self.reused += searcher.reused
             self._look_again()
             if self._room() > 0 and (reason := deadline.reason()) is not None:

@@ -34,7 +34,6 @@ from torchvision.datasets import ImageFolder
 
 from orchestrator.models.building import build_backbone
 from orchestrator.runtime.cluster import KEEP_FREED_MEMORY, RAY_SETTINGS
-from orchestrator.runtime.tune_trial import ForwardReports
 from orchestrator.spec.backbone_table import facts_for
 from orchestrator.spec.parts import BackboneSpec
 
@@ -134,10 +133,23 @@ def run_documented(
     return found
 
 
+class _ForwardReports(train.UserCallback):
+    """Puts rank 0's reports into a queue without bound."""
+
+    def __init__(self, reports: Queue) -> None:
+        self._reports = reports
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        self._reports.put_nowait(metrics[0])
+
+
 def _trial(config: dict[str, Any]) -> None:
     """A Tune trial is a TorchTrainer's driver (Ray's user guide on Tune with Train)."""
     name, folder = config["name"], Path(config["folder"])
     reports = Queue(actor_options={"num_cpus": 0})
+    callbacks: list[Any] = [_ForwardReports(reports)]
     trainer = TorchTrainer(
         _worker,
         train_loop_config=config["works"][name],
@@ -147,7 +159,7 @@ def _trial(config: dict[str, Any]) -> None:
         run_config=train.RunConfig(
             name=f"train-{tune.get_context().get_trial_id()}",
             storage_path=str(folder),
-            callbacks=[ForwardReports(reports)],
+            callbacks=callbacks,
         ),
     )
     errors: list[BaseException] = []

