@@ -20,7 +20,8 @@ def p5(folder: Path) -> list[Measured]:
     """Seconds a trial of the documented pattern over ours, with one worker and with two.
 
     A cost is the difference between a longer and a shorter run, divided by the trials that the
-    longer one has more, so that what happens once a run is in neither. Our trial that does nothing
+    longer one has more, so that what happens once a run is in neither: of ours on two workers the
+    first trial starts them, and the others find them warm. Our trial that does nothing
     trains a head for one epoch on a dozen stored features, writes a checkpoint and its record.
     """
     data = write_tree(folder / "data", 6, seed=0)
