@@ -22,6 +22,7 @@ from orchestrator.runtime.process_cache import open_examples
 from orchestrator.runtime.scratch import train_scratch
 from orchestrator.runtime.signals import Signals
 from orchestrator.runtime.trial_run import VERSIONED, error_text, set_up_process
+from orchestrator.runtime.worker_group import MAX_FAILURES, scaling
 from orchestrator.spec import mirror
 from orchestrator.spec.parts import BackboneSpec
 from orchestrator.spec.pretraining import Pretraining
@@ -31,7 +32,6 @@ from orchestrator.training.pretraining import PretrainingResult, run_pretraining
 from orchestrator.training.workers import Workers
 
 POLL_S = 2.0
-MAX_FAILURES = 2
 
 
 @dataclass(frozen=True)
@@ -186,19 +186,11 @@ def _on_one_worker(ticket: PretrainingTicket, workers: WorkersSpec, signals: Sig
 @ray.remote(max_retries=0)
 def _on_workers(ticket: PretrainingTicket, workers: WorkersSpec, signals: Signals) -> bool:
     """Ray Train restarts the workers when one dies; the checkpoints are ours."""
-    n_workers: Any = (
-        workers.per_trial if isinstance(workers.per_trial, int) else workers.per_trial.elastic
-    )
-    resources: dict[str, float] = {"CPU": workers.cpus}
-    if workers.gpus:
-        resources["GPU"] = workers.gpus
     scratch = ticket.folder.checkpoints.with_name(f"ray-{uuid.uuid4().hex[:12]}")
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"ticket": ticket, "signals": signals},
-        scaling_config=train.ScalingConfig(
-            num_workers=n_workers, use_gpu=workers.gpus > 0, resources_per_worker=resources
-        ),
+        scaling_config=scaling(workers),
         run_config=train.RunConfig(
             name="train",
             **train_scratch(mirror.location_of(scratch)),

@@ -230,11 +230,12 @@ class WorkerGroups:
         traceback: TracebackType | None,
     ) -> None:
         """End the groups, which are idle unless the search broke off; then nobody waits long."""
-        ray.get(self.desk.actor.close.remote())
         deadline_s = time.monotonic() + (CLOSING_S if err is None else POLL_S)
-        for keeper in self._keepers:
-            keeper.join(max(0.0, deadline_s - time.monotonic()))
-        ray.kill(self.desk.actor)
+        with suppress(RayError):
+            ray.get(self.desk.actor.close.remote())
+            for keeper in self._keepers:
+                keeper.join(max(0.0, deadline_s - time.monotonic()))
+            ray.kill(self.desk.actor)
 
     def _keep_one(self) -> None:
         """One group after another, each when a trial waits that no idle group can take."""
@@ -254,19 +255,11 @@ class WorkerGroups:
 @ray.remote(num_cpus=0, max_retries=0)
 def _fit(group: str, desk: Desk, workers: WorkersSpec, signals: Signals, scratch: str) -> None:
     """A group from its start to its end, in a process of its own: `fit` is full of warnings."""
-    n_workers: Any = (
-        workers.per_trial if isinstance(workers.per_trial, int) else workers.per_trial.elastic
-    )
-    resources: dict[str, float] = {"CPU": workers.cpus}
-    if workers.gpus:
-        resources["GPU"] = workers.gpus
     callbacks: list[Any] = [_HandIn(desk.actor, group)]
     TorchTrainer(
         train_worker,
         train_loop_config={"desk": desk, "group": group, "signals": signals},
-        scaling_config=train.ScalingConfig(
-            num_workers=n_workers, use_gpu=workers.gpus > 0, resources_per_worker=resources
-        ),
+        scaling_config=scaling(workers),
         run_config=train.RunConfig(
             name=f"workers-{group}",
             **train_scratch(scratch),
@@ -274,6 +267,19 @@ def _fit(group: str, desk: Desk, workers: WorkersSpec, signals: Signals, scratch
             callbacks=callbacks,
         ),
     ).fit()
+
+
+def scaling(workers: WorkersSpec) -> train.ScalingConfig:
+    """The workers of a TorchTrainer."""
+    n_workers: Any = (
+        workers.per_trial if isinstance(workers.per_trial, int) else workers.per_trial.elastic
+    )
+    resources: dict[str, float] = {"CPU": workers.cpus}
+    if workers.gpus:
+        resources["GPU"] = workers.gpus
+    return train.ScalingConfig(
+        num_workers=n_workers, use_gpu=workers.gpus > 0, resources_per_worker=resources
+    )
 
 
 def train_worker(config: dict[str, Any]) -> None:
