@@ -106,7 +106,7 @@ def _row(adaptation: Adaptation, costs: CostBook, probe: bool, progress: Progres
         "held_out": adaptation.corpus.n_held_out,
         "rows": n_rows,
         "epochs": epochs,
-        "seconds": None if row_s is None else round(row_s * n_rows * epochs, 1),
+        "seconds": None if row_s is None else row_s * n_rows * epochs,
         "done": provenance is not None,
         "before": None if provenance is None else provenance["before"],
         "after": None if provenance is None else provenance["after"],
