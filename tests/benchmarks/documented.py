@@ -2,11 +2,11 @@
 
 A Tuner whose trial function starts a TorchTrainer; every worker loads the data with torchvision's
 transforms and a DataLoader and runs the usual loop: a frozen backbone under a new head, then, if
-asked, the last stages or all of them unfrozen; each epoch is reported with a checkpoint. It runs on
-a cluster with Ray's own settings. Nothing is done to slow it, and three things spare it trouble: its
-trial functions ask for no CPU, so that they cannot starve their workers, reports reach Tune by a
-queue that cannot deadlock, and the placement group of a trial that Tune stops, which Ray 2.60 leaves
-behind, is removed, so that the trials after it have a place.
+asked, the last stages or all of them unfrozen; each epoch is reported with a checkpoint. It runs
+on a cluster with Ray's own settings. Nothing is done to slow it, and three things spare it trouble:
+its trial functions ask for no CPU, so that they cannot starve their workers, reports reach Tune by
+a queue that cannot deadlock, and the placement group of a trial that Tune stops, which Ray 2.60
+leaves behind, is removed, so that the trials after it have a place.
 """
 
 from __future__ import annotations

@@ -57,11 +57,11 @@ def retrying(url: str, name: str, image: bytes, **settings: Any) -> Ask:
 
 @dataclass
 class Load:
-    """Clients that ask one image over and over, each as soon as its answer is there.
+    """Clients that ask one image over and over, each once the last answer is there.
 
     Attributes:
         clients: At once.
-        pause_s: Between an answer and the next request of a client.
+        every_s: From a client's request to its next, if that has been answered by then.
         ended: Requests by what they came to.
         faults: What was told where there was no answer.
         versions: The answers' probabilities by version and digest.
@@ -69,7 +69,7 @@ class Load:
     """
 
     clients: list[Ask]
-    pause_s: float = 0.0
+    every_s: float = 0.0
     ended: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     versions: dict[tuple[str, str], set[str]] = field(default_factory=dict)
@@ -120,17 +120,21 @@ class Load:
                     self.ended["answered"] += 1
                     self.versions.setdefault(which, set()).add(told)
                     self.seconds.append(time.perf_counter() - started_s)
-            time.sleep(self.pause_s)
+            time.sleep(max(0.0, started_s + self.every_s - time.perf_counter()))
 
 
-def processes(title: str) -> list[int]:
-    """Process ids of Ray's workers with this title, on the cluster that this process started."""
+def processes(title: str, *, started_by: int | None = None) -> list[int]:
+    """Process ids of Ray's workers with this title, on the cluster that a process started.
+
+    That process is the tests' own, or that of the id `started_by`.
+    """
+    driver = started_by or os.getpid()
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
                 words = (folder / "cmdline").read_bytes()
-                ours = title.encode() in words and _parent(_parent(int(folder.name))) == os.getpid()
+                ours = title.encode() in words and _parent(_parent(int(folder.name))) == driver
             except OSError:
                 continue
             if ours:
