@@ -12,11 +12,13 @@ from pathlib import Path
 
 from tests.benchmarks.cold_start import s3
 from tests.benchmarks.fill import p7
+from tests.benchmarks.fuzz import s8
 from tests.benchmarks.harness import Measured, table, write_rows
 from tests.benchmarks.heads import p2
 from tests.benchmarks.hostile import s9
 from tests.benchmarks.loop import p6
 from tests.benchmarks.overhead import p5
+from tests.benchmarks.rolling import s5, s6
 from tests.benchmarks.serving import s1, s7
 from tests.benchmarks.sweeps import p1, p3, p4
 from tests.benchmarks.texts import t1_and_t2, t3
@@ -35,7 +37,10 @@ ALL: dict[str, Callable[[Path], list[Measured] | Measured]] = {
     "S2": s2,
     "S3": s3,
     "S4": s4,
+    "S5": s5,
+    "S6": s6,
     "S7": s7,
+    "S8": s8,
     "S9": s9,
     "T1": t1_and_t2,  # T2 is measured with it
     "T3": t3,
@@ -55,7 +60,7 @@ def main() -> None:
         new = found if isinstance(found, list) else [found]
         write_rows(new, args.out / f"{name}.json")
         rows += new
-        print(f"{name}: {', '.join(f'{row.value:.3g}×' for row in new)}", flush=True)
+        print(f"{name}: {', '.join(f'{row.told}' for row in new)}", flush=True)
     print(table(rows))
 
 

@@ -1,10 +1,13 @@
-"""S3: from the start of a process to its first answer."""
+"""S3: from the start of a process, or the first request to none, to the first answer."""
 
 from __future__ import annotations
 
 import json
+import os
+import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,15 @@ import torch
 from PIL import Image
 
 from tests.benchmarks.bundles import LABELS, write_random_bundle
+from tests.benchmarks.endpoints import endpoint, free_port, request_of
 from tests.benchmarks.harness import Measured, paired
+from tests.benchmarks.http_load import ask
+from tests.benchmarks.serving import photograph
 
 BACKBONE = "mobilenetv3_small_100"
 PAIRS = 5
+ZERO_PAIRS = 3
+SETTLE_S = 5.0  # after which an endpoint that has just started rests
 
 _OURS = """
 import json, sys
@@ -51,7 +59,38 @@ print(json.dumps(probs.tolist()))
 """
 
 
-def s3(folder: Path) -> Measured:
+def s3(folder: Path) -> list[Measured]:
+    """A process by itself, and a replica that a request brings about."""
+    return [_process(folder / "process"), _from_zero(folder / "zero")]
+
+
+def _from_zero(folder: Path) -> Measured:
+    """Seconds of the first request to a Serve deployment that has no replica."""
+    bundle, image = write_random_bundle(folder / "bundle", BACKBONE), photograph()
+    threads = os.cpu_count() or 1
+    found: dict[str, list[float]] = {"ours": [], "documented": []}
+    for number in range(ZERO_PAIRS):
+        for kind in list(found)[:: 1 if number % 2 == 0 else -1]:
+            port = free_port()
+            started = endpoint(kind, bundle.path, BACKBONE, port=port, threads=threads, replicas=0)
+            with started:
+                time.sleep(SETTLE_S)
+                began_s = time.perf_counter()
+                status = ask(port, request_of(kind, image))
+                found[kind].append(time.perf_counter() - began_s)
+                assert status == 200, (kind, status)
+    pairs = zip(found["ours"], found["documented"], strict=True)
+    return Measured(
+        id="S3",
+        what="the first request to a deployment without a replica, until it is answered: ours "
+        "against Ray's documented example",
+        value=statistics.median(a / b for a, b in pairs),
+        goal=f"≤ {1 / 1.7:.2f}×",
+        beside={f"seconds_of_{kind}": seconds for kind, seconds in found.items()},
+    )
+
+
+def _process(folder: Path) -> Measured:
     """Seconds of a process that answers one JPEG through a bundle, as a share of one with torch."""
     bundle = write_random_bundle(folder / "bundle", BACKBONE)
     weights, photo = folder / "weights.pt", folder / "photo.jpg"

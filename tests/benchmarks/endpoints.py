@@ -1,7 +1,7 @@
 """Endpoints that answer the same model in different ways, each a process of its own.
 
-`python -m tests.benchmarks.endpoints KIND FOLDER BACKBONE PORT` runs one of those that are not the
-product's own command.
+`python -m tests.benchmarks.endpoints KIND FOLDER BACKBONE PORT REPLICAS` runs one of those that are
+not the product's own command.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def endpoint(kind: str, folder: Path, backbone: str, *, port: int, threads: int) -> Iterator[int]:
+def endpoint(
+    kind: str, folder: Path, backbone: str, *, port: int, threads: int, replicas: int = 1
+) -> Iterator[int]:
     """The process id of an endpoint that answers, for the length of the block.
 
     Args:
@@ -63,18 +65,38 @@ def endpoint(kind: str, folder: Path, backbone: str, *, port: int, threads: int)
         folder: Of the bundle.
         backbone: Its library name.
         port: To listen at.
-        threads: That compute.
+        threads: That compute, in each replica.
+        replicas: Of those behind Serve; of 0 the first request starts one.
+    """
+    if kind in ("ours", "exposed"):
+        words = deploying(kind, {NAME: folder}, port=port, threads=threads, replicas=replicas)
+    else:
+        words = [sys.executable, "-m", "tests.benchmarks.endpoints"]
+        words += [kind, str(folder), backbone, str(port), str(replicas)]
+    with running(words, port=port, threads=threads, wakes=replicas > 0) as pid:
+        yield pid
+
+
+@contextmanager
+def running(words: list[str], *, port: int, threads: int, wakes: bool = True) -> Iterator[int]:
+    """The process id of a command that serves, for the length of the block.
+
+    Args:
+        words: Of the command.
+        port: Where it will answer.
+        threads: For the libraries that ask the environment.
+        wakes: Whether the model may be asked for its health, which starts a replica.
     """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            _words(kind, folder, backbone, port=port, threads=threads),
+            words,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
         try:
-            _wait_until_answered(process, port)
+            _wait_until_answered(process, port, "/healthz" if wakes else "/-/healthz")
             yield process.pid
         except Exception:
             log.seek(0)
@@ -89,27 +111,31 @@ def endpoint(kind: str, folder: Path, backbone: str, *, port: int, threads: int)
                 process.wait()
 
 
-def _words(kind: str, folder: Path, backbone: str, *, port: int, threads: int) -> list[str]:
-    python = [sys.executable, "-m"]
-    if kind in ("ours", "exposed"):
-        served = ["--bundle", f"{NAME}={folder}", "--port", str(port), "--at-once", str(threads)]
-        if kind == "exposed":
-            keys = folder.parent / "keys"
-            keys.touch(mode=0o600)
-            keys.write_text(f"bench {KEY}\n")
-            served += ["--expose", "--keys", str(keys)]
-        return [*python, "jobs", "deploy", *served]
-    return [*python, "tests.benchmarks.endpoints", kind, str(folder), backbone, str(port)]
+def deploying(
+    kind: str, bundles: dict[str, Path], *, port: int, threads: int, replicas: int = 1
+) -> list[str]:
+    """The command that deploys bundles by name, or updates what it deployed at this port."""
+    words = [sys.executable, "-m", "jobs", "deploy", "--port", str(port)]
+    words += [word for name, path in bundles.items() for word in ("--bundle", f"{name}={path}")]
+    words += ["--at-once", str(threads), "--min", str(replicas)]
+    if replicas == 0:
+        words += ["--own", "--max", "1"]
+    if kind == "exposed":
+        keys = next(iter(bundles.values())).parent / "keys"
+        keys.touch(mode=0o600)
+        keys.write_text(f"bench {KEY}\n")
+        words += ["--expose", "--keys", str(keys)]
+    return words
 
 
-def _wait_until_answered(process: subprocess.Popen[bytes], port: int) -> None:
+def _wait_until_answered(process: subprocess.Popen[bytes], port: int, path: str) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
         if process.poll() is not None or time.monotonic() > deadline_s:
             raise RuntimeError("the endpoint does not answer")
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
-            connection.request("GET", "/healthz")
+            connection.request("GET", path)
             if connection.getresponse().status == 200:
                 return
         except OSError:
@@ -142,7 +168,7 @@ def bare(folder: Path, port: int) -> None:
 
 def main() -> None:
     """Answer as the command line says, until interrupted."""
-    kind, folder, backbone, port = sys.argv[1:]
+    kind, folder, backbone, port, replicas = sys.argv[1:]
     if kind == "bare":
         bare(Path(folder), int(port))
         return
@@ -151,7 +177,7 @@ def main() -> None:
     workers = int(os.environ["OMP_NUM_THREADS"])
     match kind:
         case "documented":
-            rivals.ray_serve(backbone, int(port))
+            rivals.ray_serve(backbone, int(port), replicas=int(replicas))
         case "litserve":
             batches = {"max_batch_size": 8, "batch_timeout": 0.01}
             rivals.lit_serve(rivals.LitEager(backbone, **batches), int(port), workers=workers)

@@ -20,11 +20,12 @@ class Measured:
     """One benchmark's outcome.
 
     Attributes:
-        id: Its name, P1 … P7 for sweeps and images, T1 … T3 for texts.
-        what: What was compared.
-        value: The ratio.
-        goal: The bound, e.g. `≥ 0.95`.
-        beside: Figures behind the ratio, and the metrics that show that both did the same work.
+        id: Its name, P1 … P7 for sweeps and images, T1 … T3 for texts, S1 … S9 for endpoints.
+        what: What was compared, or counted.
+        value: The ratio, or the number.
+        goal: The bound, e.g. `≥ 0.95×`.
+        beside: Figures behind the value, and the metrics that show that both did the same work.
+        unit: Of the value; × of a ratio.
     """
 
     id: str
@@ -32,6 +33,12 @@ class Measured:
     value: float
     goal: str
     beside: dict[str, Any] = field(default_factory=dict)
+    unit: str = "×"
+
+    @property
+    def told(self) -> str:
+        """The value with its unit."""
+        return f"{self.value:.3g}{self.unit}"
 
     @property
     def met(self) -> bool:
@@ -70,7 +77,7 @@ def table(rows: list[Measured]) -> str:
     """The rows as a Markdown table."""
     lines = ["| id | what | measured | goal | met |", "|---|---|---|---|---|"]
     lines += [
-        f"| {row.id} | {row.what} | {row.value:.3g}× | {row.goal} | {'yes' if row.met else 'no'} |"
+        f"| {row.id} | {row.what} | {row.told} | {row.goal} | {'yes' if row.met else 'no'} |"
         for row in rows
     ]
     return "\n".join(lines)

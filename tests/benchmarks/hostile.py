@@ -48,10 +48,10 @@ def s9(folder: Path) -> list[Measured]:
     return [
         Measured("S9", "p99 of good clients beside 500 dribbling ones / alone", ratio, "≤ 2×",
                  figures),
-        Measured("S9", "good requests without an answer", float(wrong), "≤ 0"),
+        Measured("S9", "good requests without an answer", float(wrong), "≤ 0", unit=""),
         Measured("S9", "dribbling clients that got anything but a 408 or a closed connection",
                  float(sum(slow.statuses[s] for s in slow.statuses if s not in ("408", "closed"))),
-                 "≤ 0"),
+                 "≤ 0", unit=""),
     ]  # fmt: skip
 
 

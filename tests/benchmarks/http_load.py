@@ -36,6 +36,13 @@ class Answers:
         return 1000 * statistics.quantiles(self.latencies_s, n=100)[percent - 1]
 
 
+def ask(port: int, request: bytes) -> int:
+    """Send a request once; the status of its response."""
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
+        connection.sendall(request)
+        return _status(connection)[0]
+
+
 def load(port: int, request: bytes, *, clients: int, seconds: float) -> Answers:
     """Send a request from so many clients at once for so long; each sends it again when answered.
 

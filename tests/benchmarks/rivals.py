@@ -52,8 +52,8 @@ def said(probabilities: torch.Tensor) -> dict[str, Any]:
     return {"label": int(probabilities.argmax()), "probabilities": probabilities.tolist()}
 
 
-def ray_serve(backbone: str, port: int) -> None:
-    """Ray Serve: a FastAPI ingress, eager torch."""
+def ray_serve(backbone: str, port: int, *, replicas: int = 1) -> None:
+    """Ray Serve: a FastAPI ingress, eager torch; of 0 replicas the first request starts one."""
     import ray
     from ray import serve
 
@@ -76,7 +76,10 @@ def ray_serve(backbone: str, port: int) -> None:
 
     ray.init(include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(Classifier.bind(backbone))
+    scaled = Classifier.options(  # type: ignore[attr-defined]
+        autoscaling_config={"min_replicas": replicas, "max_replicas": max(replicas, 1)}
+    )
+    serve.run(scaled.bind(backbone))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         while True:

@@ -88,10 +88,10 @@ def s7(folder: Path) -> list[Measured]:
         request = request_of("ours", image)
         load(port, request, clients=8, seconds=3)
         capacity = load(port, request, clients=4 * threads, seconds=SECONDS)
-        before = _resident_bytes("ServeReplica")
+        before = resident_bytes("ServeReplica")
         clients = OVERLOAD * 4 * threads
         flooded = load(port, request, clients=clients, seconds=OVERLOAD_S)
-        grown = _resident_bytes("ServeReplica") - before
+        grown = resident_bytes("ServeReplica") - before
         time.sleep(5)
         after = load(port, request, clients=4 * threads, seconds=SECONDS)
     beside = {
@@ -107,8 +107,8 @@ def s7(folder: Path) -> list[Measured]:
     return [
         Measured("S7", "goodput under 20× overload / capacity", flooded.per_s / capacity.per_s,
                  "≥ 0.9×", beside),
-        Measured("S7", "answers other than 200, 429, 503", float(strange), "≤ 0", {}),
-        Measured("S7", "growth of the replica / 300 MB", grown / (300 << 20), "≤ 1×", {}),
+        Measured("S7", "answers other than 200, 429, 503", float(strange), "≤ 0", unit=""),
+        Measured("S7", "growth of the replica / 300 MB", grown / (300 << 20), "≤ 1×"),
     ]  # fmt: skip
 
 
@@ -180,8 +180,8 @@ def _rows(backbone: str, rounds: list[Round]) -> list[Measured]:
     return rows
 
 
-def _resident_bytes(title: str) -> int:
-    """Of all processes with this title."""
+def resident_bytes(title: str) -> int:
+    """Of all processes with this title, their shared pages counted in each."""
     total = 0
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():

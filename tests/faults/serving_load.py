@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +25,10 @@ class Refused(Exception):  # noqa: N818
     """A request without an answer."""
 
 
-def bare(url: str, name: str, image: bytes) -> Ask:
+def bare(url: str, name: str, image: bytes, *, key: str | None = None) -> Ask:
     """A client that never asks twice."""
-    http = httpx.Client(base_url=url, timeout=30)
+    headers = {"Authorization": f"Bearer {key}"} if key else None
+    http = httpx.Client(base_url=url, headers=headers, timeout=30)
 
     def ask() -> dict[str, Any]:
         try:
@@ -96,6 +98,10 @@ class Load:
         """Requests so far."""
         return sum(self.ended.values())
 
+    def percentile_ms(self, percent: int) -> float:
+        """Of the answered requests' time."""
+        return 1000 * statistics.quantiles(self.seconds, n=100)[percent - 1]
+
     def wait_for(self, more: int, *, patience_s: float = 120.0) -> None:
         """Until so many more requests have ended."""
         wanted, deadline_s = self.total + more, time.monotonic() + patience_s
@@ -124,22 +130,28 @@ class Load:
 
 
 def processes(title: str, *, started_by: int | None = None) -> list[int]:
-    """Process ids of Ray's workers with this title, on the cluster that a process started.
+    """Ids of the processes with these words in their command, of all that a process started.
 
     That process is the tests' own, or that of the id `started_by`.
     """
-    driver = started_by or os.getpid()
+    starter = started_by or os.getpid()
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
                 words = (folder / "cmdline").read_bytes()
-                ours = title.encode() in words and _parent(_parent(int(folder.name))) == driver
+                ours = title.encode() in words and starter in _ancestors(int(folder.name))
             except OSError:
                 continue
             if ours:
                 found.append(int(folder.name))
     return sorted(found)
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    while pid > 1:
+        pid = _parent(pid)
+        yield pid
 
 
 def _parent(pid: int) -> int:
