@@ -42,12 +42,12 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     """Run the verb."""
     import numpy as np
 
+    from orchestrator.bundle.predictor import calibrated_task
     from orchestrator.data.evaluation_set import evaluation_set, labels_in
     from orchestrator.data.pieces import truth_of
     from orchestrator.spec.locations import absolute
     from orchestrator.spec.parts import by_position
     from orchestrator.tasks.metrics import wilson_interval
-    from orchestrator.tasks.task import build_task
 
     location, labels = absolute(args.data, Path.cwd()), given_labels(args)
     with tempfile.TemporaryDirectory(prefix="orchestrator-evaluate-") as cache:
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         for line in prepared.audit.lines():
             terminal.say(f"data: {line}")
         rows = np.arange(len(examples))
-        task, preparer = build_task(bundle.task), predictor.preparer
+        task, preparer = calibrated_task(predictor.manifest), predictor.preparer
         parts: list[Any] = []
         with ThreadPoolExecutor(args.threads) as pool:
             for chosen in np.array_split(rows, -(-len(rows) // BATCH_SIZE)):
@@ -80,7 +80,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         # The data's labels are sorted, the model's need not be.
         spec = predictor.manifest.task
         said = said[:, [spec.labels.index(label) for label in examples.labels]]
-        task = build_task(spec.model_copy(update={"labels": examples.labels}))
+        of_data = spec.model_copy(update={"labels": examples.labels})
+        task = calibrated_task(predictor.manifest.model_copy(update={"task": of_data}))
     metrics = task.metrics(said, truth)
     n_correct = int(task.correct(said, truth).sum())
     interval = wilson_interval(n_correct, len(rows))

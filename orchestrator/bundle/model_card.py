@@ -131,19 +131,21 @@ def _data(experiment: Experiment, scores: Scores) -> str:
     counted = [[name, _count(n)] for name, n in rows]
     return (
         f"## Data\n\n{_table(['set', 'examples'], counted)}\n\n"
-        f"Digest of the data: `{experiment.data_digest}`.\n\n{_preparation(experiment.input)}"
+        f"Digest of the data: `{experiment.data_digest}`.\n\n{_preparation(experiment)}"
     )
 
 
-def _preparation(contract: Contract) -> str:
+def _preparation(experiment: Experiment) -> str:
+    contract, n_read = experiment.input, experiment.strategy.predict_views
     if isinstance(contract, TextContract) and contract.overlap is not None:
         return (
             f"Texts longer than {contract.size} tokens of the tokenizer in this folder (digest "
             f"`{contract.tokenizer[:12]}`) are seen in windows that share {contract.overlap}."
         )
     if isinstance(contract, TextContract):
+        read = f"The first {n_read} windows" if n_read > 1 else "The first window"
         return (
-            f"Texts are cut to {contract.size} tokens of the tokenizer in this folder "
+            f"{read} of {contract.size} tokens of a text are read, by the tokenizer in this folder "
             f"(digest `{contract.tokenizer[:12]}`)."
         )
     return (

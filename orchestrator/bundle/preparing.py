@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.data.examples import Examples
 from orchestrator.data.inputs import Prepared
-from orchestrator.data.texts import decode_text
+from orchestrator.data.texts import decode_text, given_text
 from orchestrator.data.tokens import Frame
 from orchestrator.data.transforms import eval_pixels_of
 from orchestrator.data.windows import (
@@ -279,7 +279,7 @@ def text_in(value: Input) -> str:
     """
     match value:
         case str():
-            return decode_text(value.encode("utf-8", "surrogatepass"))
+            return given_text(value)
         case bytes():
             return decode_text(value)
         case Path():

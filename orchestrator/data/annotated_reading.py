@@ -25,7 +25,7 @@ from orchestrator.data.labels import LabelError
 from orchestrator.data.rows import READINGS_FORMAT, Reading, Row, store_reading, stored_reading
 from orchestrator.data.squad_files import Written, parse_squad, placed, written_answers
 from orchestrator.data.tables import Table, find_column, open_manifest
-from orchestrator.data.texts import decoded_text
+from orchestrator.data.texts import decoded_text, encoded_text
 from orchestrator.errors import DataError, UnreadableExample, listing
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.frozen import digest_of
@@ -79,7 +79,7 @@ def read_annotated(
             Row(
                 f"{place}#{number}",
                 reader.labels(annotation),
-                writer.add(text_of(annotation).encode("utf-8", "replace")),
+                writer.add(encoded_text(text_of(annotation))),
                 annotation=to_json(annotation),
                 group=reader.group(annotation),
             )
@@ -361,5 +361,4 @@ def _texts(cell: object, what: str) -> list[str]:
 def _text(cell: object, what: str) -> str:
     if not isinstance(cell, str):
         raise LabelError(f"a {type(cell).__name__} where a {what} is expected")
-    # A lone surrogate has no UTF-8: it becomes a question mark, of the same length.
-    return cell.translate(_UNSAFE).encode("utf-8", "replace").decode()
+    return encoded_text(cell.translate(_UNSAFE)).decode()

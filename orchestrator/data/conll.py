@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from orchestrator.errors import DataError
 
 COLUMNS = range(2, 5)
 DOCUMENT = "-DOCSTART-"
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_SPACES = re.compile(" +")
 
 
 def parse_conll(text: str, location: str) -> Iterator[tuple[list[str], list[str]]]:
     """The words and tags of each sentence.
 
-    The first of two to four columns is the word and the last its tag, separated by white space, or
-    by tabs where a line has any. Lines of the mark -DOCSTART- are left out.
+    The first of two to four columns is the word and the last its tag, separated by spaces, or by
+    tabs where a line has any: a word may hold other white space. Lines of the mark -DOCSTART- are
+    left out.
 
     Args:
         text: The file's.
@@ -25,9 +29,10 @@ def parse_conll(text: str, location: str) -> Iterator[tuple[list[str], list[str]
     """
     words: list[str] = []
     tags: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        columns = line.rstrip().split("\t") if "\t" in line.strip() else line.split()
-        if not columns or columns == [""]:
+    for number, line in enumerate(_LINE_END.split(text), start=1):
+        line = line.strip(" ").rstrip("\t ")
+        columns = line.split("\t") if "\t" in line else _SPACES.split(line)
+        if not line.strip():
             if words:
                 yield words, tags
             words, tags = [], []

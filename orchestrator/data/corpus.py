@@ -31,11 +31,12 @@ from orchestrator.data.tables import (
     Table,
     open_manifest,
 )
-from orchestrator.data.texts import decode_text
+from orchestrator.data.texts import decode_text, encoded_text, text_hash
 from orchestrator.errors import DataError, UnreadableExample, listing
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.parts import Modality
 from orchestrator.spec.pretraining import CorpusSpec
+from orchestrator.tasks.annotations import Question
 
 UNLABELLED = ""
 PIECE_CHARS = 100_000
@@ -120,26 +121,35 @@ def read_corpus(
 def corpus_of_examples(examples: Examples, *, fraction: float, seed: int, cache: Path) -> Corpus:
     """The training examples of a data set, without their labels; what it validates on stays out.
 
+    Of annotated texts only the text is learnt, of questions the passages that they are about.
+
     Raises:
         DataError: Too few are left to hold any out.
     """
-    rows = [examples.example(int(i)) for i in examples.indices("train")]
+    rows, blobs = _unlabelled(examples, cache)
     return _divided(
-        [replace(row, labels=(UNLABELLED,)) for row in rows],
-        examples.blob_paths,
+        rows,
+        blobs,
         where="the training examples",
         fraction=fraction,
         seed=seed,
-        excluded=frozenset(),
+        excluded=evaluated_contents(examples),
         notes=[],
         cache=cache,
     )
 
 
-def evaluated_contents(examples: Examples) -> frozenset[str]:
-    """The contents that a sweep validates and tests on, which no corpus may hold."""
-    rows = [*examples.indices("validation"), *examples.indices("test")]
-    return frozenset(examples.content(int(row)) for row in rows)
+def evaluated_contents(examples: Examples, *, texts: bool = False) -> frozenset[str]:
+    """The contents that a sweep validates and tests on, which no corpus may hold.
+
+    Args:
+        examples: Of the sweep.
+        texts: Whether to read them, so that they are cut as a corpus cuts texts.
+    """
+    rows = [int(i) for split in ("validation", "test") for i in examples.indices(split)]
+    if texts or examples.annotated:
+        return frozenset(text_hash(piece) for i in rows for piece in pieces(_passage(examples, i)))
+    return frozenset(examples.content(i) for i in rows)
 
 
 def pieces(text: str, most: int = PIECE_CHARS) -> Iterator[str]:
@@ -154,6 +164,32 @@ def pieces(text: str, most: int = PIECE_CHARS) -> Iterator[str]:
         yield text[start:cut]
         start = cut
     yield text[start:]
+
+
+def _unlabelled(examples: Examples, cache: Path) -> tuple[list[Example], tuple[Path, ...]]:
+    """The training examples as documents, and the blobs that they are in."""
+    train = [int(i) for i in examples.indices("train")]
+    if not examples.annotated:
+        rows = [examples.example(i) for i in train]
+        return [replace(row, labels=(UNLABELLED,)) for row in rows], examples.blob_paths
+    uris: dict[str, str] = {}  # of each distinct piece of a passage
+    for i in train:
+        for piece in pieces(_passage(examples, i)):
+            uris.setdefault(piece, examples.uri(i))
+    with BlobWriter(cache / "blobs") as writer:
+        documents = [
+            Example(uri, text_hash(piece), "train", (UNLABELLED,), 0, writer.add(piece.encode()))
+            for piece, uri in uris.items()
+        ]
+        return documents, (writer.close(),)
+
+
+def _passage(examples: Examples, i: int) -> str:
+    """The text of an example without what is asked of it."""
+    if not examples.annotated:
+        return examples.text(i)
+    annotation = examples.annotation(i)
+    return annotation.context if isinstance(annotation, Question) else annotation.text
 
 
 def _divided(
@@ -260,8 +296,7 @@ def _document_rows(
 
 def _text_rows(text: str, uri: str, writer: BlobWriter) -> Iterator[Row]:
     for number, piece in enumerate(pieces(text)):
-        data = piece.encode("utf-8", "surrogatepass")
-        yield Row(f"{uri}#{number}", (UNLABELLED,), writer.add(data))
+        yield Row(f"{uri}#{number}", (UNLABELLED,), writer.add(encoded_text(piece)))
 
 
 def _table_rows(

@@ -32,6 +32,7 @@ from orchestrator.data.tables import (
     find_column,
     open_manifest,
 )
+from orchestrator.data.texts import encoded_text
 from orchestrator.errors import DataError, listing
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.frozen import digest_of
@@ -195,7 +196,7 @@ def _text_of(cell: object) -> bytes:
         return cell
     if not isinstance(cell, str):
         raise LabelError(f"a {type(cell).__name__} where a text is expected")
-    return cell.encode("utf-8", "surrogatepass")
+    return encoded_text(cell)
 
 
 def _content_of(cell: object) -> bytes | str:

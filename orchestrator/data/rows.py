@@ -67,13 +67,12 @@ def stored_reading(path: Path, location: str) -> Reading:
     metadata: dict[bytes, bytes] = table.schema.metadata
     blobs = path.parent.parent / "blobs" / metadata[b"blobs"].decode()
     blobs.stat()
-    findings = metadata[b"findings"].decode().splitlines()
+    findings = metadata[b"findings"].decode().split("\n")
     names = ("uri", "labels", "blob", "annotation", "group")
     columns: list[Any] = [table.column(name).to_pylist() for name in names]
     rows = tuple(
         Row(uri, tuple(labels), blob, annotation=annotation, group=group)
         for uri, labels, blob, annotation, group in zip(*columns, strict=True)
     )
-    return Reading(
-        location, rows, blobs, tuple(AuditFinding.model_validate_json(line) for line in findings)
-    )
+    found = tuple(AuditFinding.model_validate_json(line) for line in findings if line)
+    return Reading(location, rows, blobs, found)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from orchestrator.errors import UnreadableExample
 
 FALLBACK = "cp1252"
+_MARK_AS_SPACE = {0xFEFF: " "}
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -43,16 +44,36 @@ def decoded_text(data: bytes) -> DecodedText:
     except UnicodeDecodeError:
         text = data.decode(FALLBACK, errors="replace")
         assumed = encoding is None
-    if "\0" in text:
-        raise UnreadableExample("holds NUL characters: it is no text")
-    if not text.strip():
-        raise UnreadableExample("is empty")
-    return DecodedText(text, assumed)
+    return DecodedText(_checked(text), assumed)
 
 
 def decode_text(data: bytes) -> str:
     """The characters of a text alone; errors as in `decoded_text`."""
     return decoded_text(data).text
+
+
+def given_text(text: str) -> str:
+    """A text that comes as characters, each in its place.
+
+    What has no UTF-8 (a lone surrogate) becomes a question mark, a byte order mark a space.
+
+    Raises:
+        UnreadableExample: As in `decoded_text`.
+    """
+    return _checked(encoded_text(text).decode().translate(_MARK_AS_SPACE))
+
+
+def encoded_text(text: str) -> bytes:
+    """Characters as UTF-8; a lone surrogate, which has none, as a question mark."""
+    return text.encode("utf-8", "replace")
+
+
+def _checked(text: str) -> str:
+    if "\0" in text:
+        raise UnreadableExample("holds NUL characters: it is no text")
+    if not text.strip():
+        raise UnreadableExample("is empty")
+    return text
 
 
 def text_hash(text: str) -> str:

@@ -124,7 +124,8 @@ class Cutter:
         most = self.contract.size - self.layout.extra - self.lead_length(n_lead)
         if n_tokens <= most:
             return [(0, n_tokens)]
-        step = max(1, most - self._overlap)
+        # A long question leaves little: its windows share half at most, or they would be too many.
+        step = most - min(self._overlap, most // 2)
         # The last one ends with the text, and so shows as much before its last words as it can.
         starts = [*range(0, n_tokens - most, step), n_tokens - most]
         return [(start, start + most) for start in starts]

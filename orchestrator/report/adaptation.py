@@ -102,8 +102,8 @@ def _measured(one: Adaptation) -> str:
     old, new = finite(before.get("perplexity")), finite(after.get("perplexity"))
     if old is not None and new is not None:
         words += (
-            f" Held-out perplexity {old:.2f} before (the frozen encoder under a "
-            f"converged head), {new:.2f} after."
+            f" Held-out perplexity {old:.2f} before (the frozen encoder under its own "
+            f"head, or a new one that has converged), {new:.2f} after."
         )
     if (spread := finite(after.get("spread"))) is not None:
         words += f" Spread of the projections {spread:.2f} (0: collapsed)."

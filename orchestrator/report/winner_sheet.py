@@ -124,15 +124,17 @@ def _params(winner: TrialView, record: Record) -> Safe:
         )
         for name in names
     ]
-    note = f"Searched values first, in bold. Input: {_input_text(record.experiment.input)}."
+    note = f"Searched values first, in bold. Input: {_input_text(record.experiment)}."
     return figure("Its parameters", el("dl", *items, class_="params"), note=note, class_="wide")
 
 
-def _input_text(contract: Contract) -> str:
+def _input_text(experiment: Experiment) -> str:
+    contract, n_read = experiment.input, experiment.strategy.predict_views
     if isinstance(contract, TextContract) and contract.overlap is not None:
         return f"windows of {contract.size} tokens, which share {contract.overlap} with the next"
     if isinstance(contract, TextContract):
-        return f"the first {contract.size} tokens"
+        read = f"the first {n_read} windows" if n_read > 1 else "the first window"
+        return f"{read} of {contract.size} tokens of a text"
     return (
         f"{contract.size} × {contract.size} pixels, {contract.interpolation}, the centre "
         f"{contract.crop_fraction:g} of the shorter side"

@@ -124,6 +124,7 @@ def pretraining_digest(
     *,
     backbone: str,
     weights_digest: str,
+    tokenizer: str | None,
     corpus_digest: str,
 ) -> str:
     """SHA-256 of all that decides the adapted weights; of no path and no worker.
@@ -132,12 +133,14 @@ def pretraining_digest(
         pretraining: Its settings.
         backbone: The name of the backbone that is adapted.
         weights_digest: Of its weights before.
+        tokenizer: The digest of the one that reads for it, where it reads texts.
         corpus_digest: Of the documents.
     """
     return digest_of(
         {
             "backbone": backbone,
             "weights": weights_digest,
+            **({"tokenizer": tokenizer} if tokenizer else {}),
             "corpus": corpus_digest,
             "settings": pretraining.settings,
         }

@@ -20,7 +20,7 @@ from orchestrator.runtime.pretraining_run import PretrainingTicket, run_on_clust
 from orchestrator.runtime.process_cache import initial_weights_digest
 from orchestrator.spec import mirror
 from orchestrator.spec.backbones import backbone_modality, facts_of
-from orchestrator.spec.parts import BackboneSpec
+from orchestrator.spec.parts import BackboneSpec, TextContract
 from orchestrator.spec.pretraining import (
     MaskedLanguage,
     Pretraining,
@@ -57,10 +57,12 @@ class Adaptation:
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides the adapted weights."""
+        contract = facts_of(self.backbone).input
         return pretraining_digest(
             self.pretraining,
             backbone=self.backbone.name,
             weights_digest=self.weights_digest,
+            tokenizer=contract.tokenizer if isinstance(contract, TextContract) else None,
             corpus_digest=self.corpus.digest,
         )
 
@@ -128,7 +130,11 @@ def corpus_for(
             modality=modality,
             fraction=fraction,
             seed=seed,
-            excluded=evaluated_contents(examples) if examples is not None else frozenset(),
+            excluded=(
+                frozenset()
+                if examples is None
+                else evaluated_contents(examples, texts=modality == "text")
+            ),
             cache=cache,
             progress=partial(progress.count, "documents read"),
         )

@@ -27,6 +27,14 @@ def test_tabs_keep_spaces_within_words_and_windows_line_ends_are_lines() -> None
     ]
 
 
+def test_white_space_that_is_neither_space_nor_tab_belongs_to_the_word() -> None:
+    text = "10\u00a0000 B-NUM\na\u2028b O\r\u00a0\rc\x85d O\n"
+    assert list(parse_conll(text, "x")) == [
+        (["10\u00a0000", "a\u2028b"], ["B-NUM", "O"]),
+        (["c\x85d"], ["O"]),
+    ]
+
+
 @pytest.mark.parametrize("line", ["alone", "1 2 3 4 5"])
 def test_another_number_of_columns_is_named_by_its_line(line: str) -> None:
     with pytest.raises(DataError, match=r"names.conll, line 2: \d columns, where"):

@@ -144,9 +144,15 @@ def test_a_tokenizer_without_a_mask_token_cannot_be_pretrained(
 
 
 def test_the_digest_is_of_contents_and_settings_not_of_places() -> None:
-    def digest(pretraining: MaskedLanguage, corpus: str = "c") -> str:
+    def digest(
+        pretraining: MaskedLanguage, corpus: str = "c", tokenizer: str | None = "t"
+    ) -> str:
         return pretraining_digest(
-            pretraining, backbone="b", weights_digest="w", corpus_digest=corpus
+            pretraining,
+            backbone="b",
+            weights_digest="w",
+            tokenizer=tokenizer,
+            corpus_digest=corpus,
         )
 
     here, there = (
@@ -155,6 +161,7 @@ def test_the_digest_is_of_contents_and_settings_not_of_places() -> None:
     assert digest(here) == digest(there) == digest(MaskedLanguage())
     assert digest(here) != digest(here.model_copy(update={"lr": 1e-4}))
     assert digest(here) != digest(here, corpus="other")
+    assert digest(here) != digest(here, tokenizer="another")
 
 
 def test_a_sweeps_identity_has_the_corpus_by_content(sweep: Callable[..., SweepSpec]) -> None:
