@@ -9,7 +9,6 @@ from orchestrator.errors import listing
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import (
     LOWER_IS_BETTER,
-    Contract,
     TaskSpec,
     TextContract,
     by_position,

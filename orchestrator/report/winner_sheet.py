@@ -17,7 +17,8 @@ from orchestrator.report.reliability import reliability
 from orchestrator.report.span_gallery import span_gallery
 from orchestrator.report.sweep_view import SweepView, TrialView
 from orchestrator.report.wording import MISSING, number, parameters, score, value
-from orchestrator.spec.parts import Contract, TextContract, by_position
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.parts import TextContract, by_position
 from orchestrator.spec.record import PhaseRow, Record
 from orchestrator.tasks.task import build_task
 

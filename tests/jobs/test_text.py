@@ -90,5 +90,5 @@ def test_a_bundle_answers_as_its_trial_did(sweep: SweepFolder, strategy: str) ->
 
 def test_the_report_shows_the_texts_that_were_answered_wrongly(sweep: SweepFolder) -> None:
     page = write_report(sweep.root, preview=previews(sweep.root)).read_text()
-    assert "the first 32 tokens" in page
+    assert "the first window of 32 tokens of a text" in page
     assert page.count('<blockquote class="excerpt">') > 0

@@ -144,9 +144,7 @@ def test_a_tokenizer_without_a_mask_token_cannot_be_pretrained(
 
 
 def test_the_digest_is_of_contents_and_settings_not_of_places() -> None:
-    def digest(
-        pretraining: MaskedLanguage, corpus: str = "c", tokenizer: str | None = "t"
-    ) -> str:
+    def digest(pretraining: MaskedLanguage, corpus: str = "c", tokenizer: str | None = "t") -> str:
         return pretraining_digest(
             pretraining,
             backbone="b",
