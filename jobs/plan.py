@@ -69,7 +69,7 @@ def _forecast(plan: dict[str, Any]) -> str:
         return "forecast: unknown, since a cost was not measured. Run plan without --no-probe"
     return (
         f"forecast: {forecast['seconds'] / 60:.1f} minutes of wall time, "
-        f"{forecast['device_seconds'] / 60:.1f} device minutes, peak "
+        f"{forecast['device_seconds'] / 60:.1f} device minutes of trials, peak "
         f"{forecast['peak_memory_bytes'] / 2**20:.0f} MiB a worker, features "
         f"{forecast['feature_bytes'] / 2**20:.1f} MiB, checkpoints at most "
         f"{forecast['checkpoint_bytes'] / 2**20:.0f} MiB; limited by {forecast['limited_by']}"

@@ -93,6 +93,13 @@ def make_room(
     return evicted
 
 
+def leased_bytes(store: FeatureStore, *, besides: Collection[FeatureKey]) -> int:
+    """Of the entries that living processes have leased, but for some."""
+    mine = {store.folder(key).name for key in besides}
+    names = _leased_names(store) - mine
+    return sum(entry.bytes for entry in entries(store) if entry.folder.name in names)
+
+
 def _leased_names(store: FeatureStore) -> set[str]:
     """Entries that a living process has leased; leases of dead ones are removed."""
     names: set[str] = set()

@@ -1,9 +1,10 @@
 """The FeatureStore: outputs of frozen prefixes, content-addressed, mapped without copying.
 
-One folder an entry, named by its key's digest: `part-N.arrow` hold consecutive rows from row N, and
-`features.json` names them with their digests. It is written last, so an entry without it is
-unfinished: its parts are kept and the rest is computed. Of two writers of the same part the first
-wins: their values may differ in rounding, and a sealed part must stay what the manifest says.
+One folder an entry, named by its key's digest: `part-N-SHA256.arrow` hold consecutive rows from row
+N, and `features.json` names them. It is written last, so an entry without it is unfinished: its
+parts are kept where they are what their names say, and the rest is computed. Of two writers of the
+same part the first wins; their values may differ in rounding, and where both have written, the
+manifest names one.
 
 Of a store at a URI each node has what its processes have looked up, fetched once.
 """
@@ -11,8 +12,10 @@ Of a store at a URI each node has what its processes have looked up, fetched onc
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +37,7 @@ ROWS_PER_PART = 128  # so that small data sets, too, are filled by many tasks
 MOST_PARTS = 256
 MANIFEST = "features.json"
 _SHAPE = b"shape"
+_PART = re.compile(r"(part-\d{9})-([0-9a-f]{64})\.arrow")
 
 # Entries whose bytes this process has verified; they are mapped, so later trials read the same.
 _VERIFIED: set[tuple[str, tuple[str, ...]]] = set()
@@ -137,6 +141,10 @@ class FeatureStore:
             os.utime(folder / MANIFEST)
         return Features(tuple(b for name in parts for b in _map(folder / name, shape)))
 
+    def is_finished(self, key: FeatureKey) -> bool:
+        """Whether the entry says that it is finished, unread."""
+        return MANIFEST in mirror.names(self.folder(key))
+
     def has(self, key: FeatureKey) -> bool:
         """Whether the entry of `key` is finished; at a URI, without fetching it to see.
 
@@ -151,7 +159,7 @@ class FeatureStore:
             parts, _ = _manifest(folder / MANIFEST, key)
         except FileNotFoundError:
             return False
-        if gone := sorted(parts.keys() - self._parts(key)):
+        if gone := sorted(parts.keys() - self._names(key)):
             raise _damaged(folder / gone[0])
         return True
 
@@ -161,35 +169,65 @@ class FeatureStore:
         Returns:
             Whether anything was.
         """
-        folder = self.folder(key)
-        mirror.refresh(folder / MANIFEST)
-        try:
-            parts, _ = _manifest(folder / MANIFEST, key)
-        except FileNotFoundError:
-            return False
-        except IntegrityError:
-            parts = {}  # nothing says what the parts should be
-        names = self._parts(key)
-        for name in names & parts.keys():
-            mirror.fetch_files(folder, {name: parts[name]})
-        paths = [folder / name for name in names]
-        there = {path.name: file_digest(path) for path in paths if path.is_file()}
-        if parts and there == parts:
-            return False  # another process has filled it meanwhile
-        mirror.remove(folder / MANIFEST)
-        for name in names:
-            if parts.get(name) != there.get(name, ""):
-                mirror.remove(folder / name)
-        return True
+        with self._repairing(key) as folder:
+            mirror.refresh(folder / MANIFEST)
+            names = self._names(key)
+            try:
+                parts, _ = _manifest(folder / MANIFEST, key)
+            except FileNotFoundError:
+                return False
+            except IntegrityError:  # the parts' own names still say what they are
+                parts = {name: _digest_in(name) for name in names}
+            else:
+                for name in names & parts.keys():
+                    mirror.fetch_files(folder, {name: parts[name]})
+                if not _lacking(folder, parts):
+                    return False  # another process has filled it meanwhile
+            mirror.remove(folder / MANIFEST)
+            for name in {*names, *_lacking(folder, parts)}:
+                path = folder / name
+                if not path.is_file() or file_digest(path) != _digest_in(name):
+                    mirror.remove(path)
+            return True
 
     def missing(self, key: FeatureKey, *, n_rows: int) -> list[range]:
-        """The row ranges that no part holds yet, one a part."""
-        there = self._parts(key)
-        return [rows for rows in part_ranges(n_rows) if part_name(rows) not in there]
+        """The row ranges that no whole part holds yet, one a part; damaged parts are removed.
 
-    def _parts(self, key: FeatureKey) -> set[str]:
+        At a URI the bytes of a part are left to whoever reads them.
+        """
+        folder, found = self.folder(key), []
+        for rows in part_ranges(n_rows):
+            name = self._parts(key).get(part_name(rows))
+            if name is not None and mirror.at_uri(folder) is None:
+                with contextlib.suppress(FileNotFoundError):
+                    if file_digest(folder / name) == _digest_in(name):
+                        continue
+                    (folder / name).unlink(missing_ok=True)
+            elif name is not None:
+                continue
+            found.append(rows)
+        return found
+
+    def _names(self, key: FeatureKey) -> set[str]:
         """Names of the parts that the store has, whether the entry is finished or not."""
         return {name for name in mirror.names(self.folder(key)) if name.startswith("part-")}
+
+    def _parts(self, key: FeatureKey) -> dict[str, str]:
+        """The file of each part by `part_name`; one of them where two writers have met."""
+        matches = map(_PART.fullmatch, sorted(self._names(key), reverse=True))
+        return {match[1]: match[0] for match in matches if match}
+
+    @contextlib.contextmanager
+    def _repairing(self, key: FeatureKey) -> Iterator[Path]:
+        """The folder of an entry, which no other process of this node repairs at once."""
+        folder = self.folder(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield folder
+        finally:
+            os.close(descriptor)
 
     @contextlib.contextmanager
     def writing(self, key: FeatureKey, rows: range) -> Iterator[PartWriter]:
@@ -201,15 +239,17 @@ class FeatureStore:
         """
         folder = self.folder(key)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / part_name(rows)
         # Not the process id: containers on two nodes often have the same.
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        temporary = folder / f".{part_name(rows)}.{uuid.uuid4().hex}.tmp"
         try:
             with PartWriter(temporary, key) as writer:
                 yield writer
             assert writer.n_rows == len(rows), f"{writer.n_rows} features for {len(rows)} rows"
             sync_file(temporary)
-            _publish(temporary, path)
+            if part_name(rows) not in self._parts(key):
+                path = folder / f"{part_name(rows)}-{file_digest(temporary)}.arrow"
+                mirror.put(temporary, path)
+                temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(folder)
@@ -219,34 +259,24 @@ class FeatureStore:
         with self.writing(key, rows) as part:
             part.write(values)
 
-    def digest(self, key: FeatureKey, rows: range) -> str:
-        """SHA-256 of a part that this node has written."""
-        return file_digest(self.folder(key) / part_name(rows))
-
-    def seal(
-        self, key: FeatureKey, *, n_rows: int, digests: Mapping[str, str] | None = None
-    ) -> None:
+    def seal(self, key: FeatureKey, *, n_rows: int) -> None:
         """Declare the entry finished.
 
         Args:
             key: The entry.
             n_rows: Of all its parts.
-            digests: Of parts that need not be read again, by name; those who wrote them know.
 
         Raises:
             IntegrityError: A part is missing.
         """
-        folder, there, known = self.folder(key), self._parts(key), digests or {}
-        names = [part_name(rows) for rows in part_ranges(n_rows)]
-        absent = [name for name in names if name not in there]
-        if absent:
+        folder, there = self.folder(key), self._parts(key)
+        wanted = [part_name(rows) for rows in part_ranges(n_rows)]
+        if absent := [part for part in wanted if part not in there]:
             raise IntegrityError(
                 f"{mirror.location_of(folder)} lacks {', '.join(absent)}. Fill it again"
             )
-        parts = {
-            name: known.get(name) or file_digest(mirror.fetch(folder / name)) for name in names
-        }
-        shape = _row_shape(mirror.fetch(folder / names[0]))
+        parts = {there[part]: _digest_in(there[part]) for part in wanted}
+        shape = _row_shape(mirror.fetch(folder / there[wanted[0]]))
         content = {"key": key.to_json(), "rows": n_rows, "shape": shape, "parts": parts}
         write_json(folder / MANIFEST, content)
 
@@ -305,26 +335,14 @@ def part_ranges(n_rows: int) -> list[range]:
 
 
 def part_name(rows: range) -> str:
-    """The file that holds these rows."""
-    return f"part-{rows.start:09d}.arrow"
+    """What the name of the file with these rows begins with."""
+    return f"part-{rows.start:09d}"
 
 
-def _publish(temporary: Path, path: Path) -> None:
-    """Give a whole file its name, unless another writer's file has it."""
-    if mirror.at_uri(path) is not None:
-        if mirror.put(temporary, path, first_wins=True):
-            temporary.replace(path)
-        else:
-            mirror.refresh(path)
-        return
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        temporary.unlink()
-    except OSError:  # a file system without links
-        temporary.replace(path)
-    else:
-        temporary.unlink()
+def _digest_in(name: str) -> str:
+    """The SHA-256 that a part's name says; empty where it says none."""
+    match = _PART.fullmatch(name)
+    return match[2] if match else ""
 
 
 def _seal(folder: Path, parts: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:

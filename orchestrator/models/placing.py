@@ -10,6 +10,11 @@ from torch import nn
 M = TypeVar("M", bound=nn.Module)
 
 
+def one_device(*, use_gpu: bool) -> torch.device:
+    """The first GPU that this process sees, if it may use one and there is one; else the CPU."""
+    return torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+
+
 def placed(module: M, device: torch.device) -> M:
     """`module` itself, on `device`, its convolutions in channels-last order (faster on both)."""
     module.to(device)

@@ -73,7 +73,7 @@ def _spoken(key: str) -> str:
     if key == "seconds":
         return "wall time"
     if key == "device_seconds":
-        return "device time"
+        return "device time of trials"
     return key.removesuffix("_bytes").removesuffix("_seconds").removesuffix("_s").replace("_", " ")
 
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import ray
-import torch
 
 from orchestrator.features.store import FeatureStore
+from orchestrator.models.placing import one_device
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.signals import Signals
 from orchestrator.runtime.trial_run import finish_trial, set_up_process
@@ -29,7 +29,8 @@ class BankTicket:
     Attributes:
         name: What its progress is called.
         for_trials: Whether its heads are trials; else they are what others start from.
-        seconds: Of wall time, after which its trials end as `stopped: budget`; None for no limit.
+        deadline: Seconds since the epoch, after which its trials end as `stopped: budget`; None for
+            no limit.
     """
 
     name: str
@@ -39,7 +40,7 @@ class BankTicket:
     for_trials: bool
     threads: int
     use_gpu: bool
-    seconds: float | None
+    deadline: float | None
 
 
 class _Untold:
@@ -55,7 +56,7 @@ class _Untold:
 @ray.remote(max_retries=2)
 def conduct_bank(ticket: BankTicket, signals: Signals) -> None:
     """Run the trials of a bank that have no record yet, and write their records."""
-    started_at, started_s = datetime.now(UTC), time.monotonic()
+    started_at = datetime.now(UTC)
     folder = SweepFolder(mirror.local_path(ticket.sweep))
     place = folder.trial if ticket.for_trials else folder.head
     places = {trial: place(trial) for trial in ticket.trials}
@@ -65,7 +66,7 @@ def conduct_bank(ticket: BankTicket, signals: Signals) -> None:
     }
     if not starts:
         return
-    device = torch.device("cuda" if ticket.use_gpu and torch.cuda.is_available() else "cpu")
+    device = one_device(use_gpu=ticket.use_gpu)
     set_up_process(device, ticket.threads)
     experiments = [start.experiment for start in starts.values()]
     io = WorkerIO(
@@ -81,8 +82,8 @@ def conduct_bank(ticket: BankTicket, signals: Signals) -> None:
         signals.note(ticket.name, f"epoch {epoch}/{n_epochs}, {n_heads} heads")
 
     def stopped_by() -> str | None:
-        spent_s = time.monotonic() - started_s
-        return "budget" if ticket.seconds is not None and spent_s > ticket.seconds else None
+        over = ticket.deadline is not None and time.time() > ticket.deadline
+        return "budget" if over else None
 
     def checkpoints(experiment: Experiment) -> Path:
         return place(experiment.id).checkpoints

@@ -16,8 +16,9 @@ from orchestrator.data.examples import Examples
 from orchestrator.data.pieces import pieces_of
 from orchestrator.errors import IntegrityError
 from orchestrator.features.filling import compute_outputs, feature_key, search_rows
-from orchestrator.features.store import FeatureKey, FeatureStore, part_name
+from orchestrator.features.store import FeatureKey, FeatureStore
 from orchestrator.models.backbone import Output
+from orchestrator.models.placing import one_device
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
 from orchestrator.spec import mirror
 from orchestrator.spec.parts import BackboneSpec, Contract, size_text
@@ -116,15 +117,15 @@ def fill_features(
     task = _fill_part.options(num_cpus=cpus, num_gpus=gpus)
     done, total = 0, sum(len(part) for _, part in jobs)
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1) / cpus))
-    digests: dict[FeatureNeed, dict[str, str]] = {need: {} for need in absent}
     work = _Work(
         data=mirror.location_of(data),
         root=mirror.location_of(store.root),
         threads=max(1, int(cpus)),
+        use_gpu=gpus > 0,
         expected=total // at_once if onnx else None,
     )
     waiting = {
-        task.remote(tuple(wanted), part, work): (source, part, wanted)
+        task.remote(tuple(wanted), part, work): (source, part)
         for (source, part), wanted in jobs.items()
     }
     if total:
@@ -132,10 +133,8 @@ def fill_features(
     try:
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            found = ray.get(ready)
-            source, part, wanted = waiting.pop(ready)
-            for need, digest in zip(wanted, found, strict=True):
-                digests[need][part_name(part)] = digest
+            ray.get(ready)
+            source, part = waiting.pop(ready)
             done += len(part)
             progress(_label(source), done, total)
     except ray.exceptions.RayTaskError as err:
@@ -147,7 +146,7 @@ def fill_features(
             ray.wait(list(waiting), num_returns=len(waiting), timeout=CANCELLED_WITHIN_S)
     for need in absent:
         n_rows = len(need.source.rows(examples))
-        store.seal(need.key(examples), n_rows=n_rows, digests=digests[need])
+        store.seal(need.key(examples), n_rows=n_rows)
     return 1 - len(absent) / max(1, len(needs))
 
 
@@ -166,17 +165,18 @@ def _label(source: Pass) -> str:
 
 @dataclass(frozen=True)
 class _Work:
-    """What all tasks of one filling share: data, store, threads, and each process's images."""
+    """What all tasks of one filling share: data, store, devices, and each process's images."""
 
     data: str
     root: str
     threads: int
+    use_gpu: bool
     expected: int | None
 
 
 @ray.remote(max_retries=3)
-def _fill_part(needs: tuple[FeatureNeed, ...], part: range, work: _Work) -> list[str]:
-    """Compute one part of several entries that one pass gives; the SHA-256 of each."""
+def _fill_part(needs: tuple[FeatureNeed, ...], part: range, work: _Work) -> None:
+    """Compute one part of several entries that one pass gives."""
     torch.set_num_threads(work.threads)
     examples = open_examples(mirror.local_path(work.data))
     source = needs[0].source
@@ -197,10 +197,9 @@ def _fill_part(needs: tuple[FeatureNeed, ...], part: range, work: _Work) -> list
             contract=source.input,
             view=source.view,
             augment=source.augment,
-            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            device=one_device(use_gpu=work.use_gpu),
             threads=work.threads,
             expected=work.expected,
         ):
             for writer, rows in zip(writers, values, strict=True):
                 writer.write(rows)
-    return [store.digest(need.key(examples), part) for need in needs]

@@ -11,12 +11,12 @@ from importlib.metadata import version
 from typing import Any
 
 import ray
-import torch
 from ray import train
 from ray.train.torch import TorchTrainer
 
 from orchestrator.data.examples import Examples
 from orchestrator.errors import OrchestratorError
+from orchestrator.models.placing import one_device
 from orchestrator.runtime.pretrained import PretrainedFolder
 from orchestrator.runtime.process_cache import open_examples
 from orchestrator.runtime.scratch import train_scratch
@@ -81,7 +81,7 @@ def conduct_pretraining(
         Whether it has ended, rather than been stopped by its limit of time.
     """
     started_s = time.monotonic()
-    device = torch.device("cuda" if ticket.use_gpu and torch.cuda.is_available() else "cpu")
+    device = one_device(use_gpu=ticket.use_gpu)
     set_up_process(device, ticket.threads)
     workers = Workers(rank=rank, world_size=world_size, device=device)
     corpus = open_examples(mirror.local_path(ticket.corpus))

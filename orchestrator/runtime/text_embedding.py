@@ -11,6 +11,7 @@ import torch
 
 from orchestrator.features.store import FeatureStore
 from orchestrator.models.label_embeddings import LabelEmbeddings
+from orchestrator.models.placing import one_device
 from orchestrator.spec import mirror
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec
@@ -72,7 +73,8 @@ def embed_texts(
     """
     task = _embed.options(num_cpus=cpus, num_gpus=gpus)
     folder = mirror.location_of(texts_folder(store))
-    waiting = [task.remote(need, folder, max(1, int(cpus))) for need in dict.fromkeys(needs)]
+    threads, use_gpu = max(1, int(cpus)), gpus > 0
+    waiting = [task.remote(need, folder, threads, use_gpu) for need in dict.fromkeys(needs)]
     total = len(waiting)
     try:
         while waiting:
@@ -87,6 +89,6 @@ def embed_texts(
 
 
 @ray.remote(max_retries=3)
-def _embed(need: TextNeed, folder: str, threads: int) -> None:
+def _embed(need: TextNeed, folder: str, threads: int, use_gpu: bool) -> None:
     torch.set_num_threads(threads)
-    need.ensured(mirror.local_path(folder), device="cuda" if torch.cuda.is_available() else "cpu")
+    need.ensured(mirror.local_path(folder), device=one_device(use_gpu=use_gpu).type)

@@ -16,6 +16,7 @@ import torch
 
 from orchestrator.data.pieces import truth_of
 from orchestrator.features.store import FeatureStore
+from orchestrator.models.placing import one_device
 from orchestrator.runtime.folders import (
     SweepFolder,
     TrialFolder,
@@ -84,7 +85,7 @@ def conduct_trial(
     if done is not None:
         return done
     if device is None:
-        device = torch.device("cuda" if ticket.use_gpu and torch.cuda.is_available() else "cpu")
+        device = one_device(use_gpu=ticket.use_gpu)
     set_up_process(device, ticket.threads)
     started_at, started_s, start_up_s = datetime.now(UTC), time.monotonic(), 0.0
     try:

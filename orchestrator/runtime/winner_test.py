@@ -11,6 +11,7 @@ import ray
 import torch
 
 from orchestrator.data.pieces import truth_of
+from orchestrator.models.placing import one_device
 from orchestrator.runtime.folders import SweepFolder, write_predictions
 from orchestrator.runtime.process_cache import open_examples, pristine_backbone
 from orchestrator.spec import mirror
@@ -44,7 +45,7 @@ def ensure_tested(
     progress(f"testing the winner {winner.trial} on the held-out test split")
     task = ray.remote(_test).options(num_cpus=cpus, num_gpus=gpus, max_retries=1)
     content: dict[str, Any] = ray.get(
-        task.remote(mirror.location_of(folder.root), winner, max(1, int(cpus)))
+        task.remote(mirror.location_of(folder.root), winner, max(1, int(cpus)), gpus > 0)
     )
     folder.write("test.json", content)
     return content
@@ -68,7 +69,7 @@ def winner_network(folder: SweepFolder, record: Record) -> Network:
     return trained_network(experiment, copy.deepcopy(backbone), checkpoint)
 
 
-def _test(sweep: str, winner: Record, threads: int) -> dict[str, Any]:
+def _test(sweep: str, winner: Record, threads: int, use_gpu: bool) -> dict[str, Any]:
     started_s = time.monotonic()
     torch.set_num_threads(threads)
     folder = SweepFolder(mirror.local_path(sweep))
@@ -78,7 +79,7 @@ def _test(sweep: str, winner: Record, threads: int) -> dict[str, Any]:
         winner.experiment,
         examples,
         "test",
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        device=one_device(use_gpu=use_gpu),
         threads=threads,
     )
     task = build_task(winner.experiment.task)

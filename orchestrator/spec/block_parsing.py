@@ -28,6 +28,7 @@ from orchestrator.spec.strategy import (
     DOMAIN_ADAPTIVE,
     STRATEGIES,
     STRATEGY_NAMES,
+    FineTuning,
     StrategyParams,
     Then,
 )
@@ -44,6 +45,7 @@ from orchestrator.spec.vetted import (
 
 RANGE_KINDS = ("log", "uniform", "int")
 MOST = 1e300  # no bound of a range is larger; infinities are not
+INPUT_SHAPE = frozenset({"image_size", "crop_fraction", "max_length", "overlap"})
 FORMS = "a value, a list, {choice: […]}, {log: [a, b]}, {uniform: [a, b]} or {int: [a, b]}"
 
 # The parameters that a StrategyParams checks against each other.
@@ -240,9 +242,18 @@ def _dimension(
     if isinstance(dim, Range) and field.words:
         faults.append(Fault(key, f"no range, but some of {listing(field.words)}. List them"))
         return None
+    if isinstance(dim, Range) and _is_shared(cls, name):
+        told = "no range: trials share what is computed once for each value. List the values"
+        faults.append(Fault(key, told))
+        return None
     wrong = [told for value in dim.extremes if (told := _refusal(field, value)) is not None]
     faults += [Fault(key, told) for told in wrong]
     return None if wrong else dim
+
+
+def _is_shared(cls: type[StrategyParams], name: str) -> bool:
+    """Whether trials of equal values share stored outputs, or the head that they start from."""
+    return name in INPUT_SHAPE or (name == "hidden" and issubclass(cls, FineTuning))
 
 
 def _described(raw: Any, base: Path, key: str, faults: list[Fault]) -> Any:

@@ -88,11 +88,11 @@ def with_neighbours(
 
 def _row(adaptation: Adaptation, costs: CostBook, probe: bool, progress: Progress) -> Row:
     provenance = adaptation.folder.provenance()
-    key = _cost_key(adaptation)
+    key = _cost_key(adaptation, costs.device)
     row_s = costs.seconds(key)
     if provenance is None and row_s is None and probe:
         progress.say(f"measuring {adaptation}")
-        row_s = _measured_row_s(adaptation)
+        row_s = _measured_row_s(adaptation, costs.device)
         costs.keep_seconds(key, row_s)
     n_rows = adaptation.n_rows()
     epochs = adaptation.pretraining.epochs
@@ -113,20 +113,20 @@ def _row(adaptation: Adaptation, costs: CostBook, probe: bool, progress: Progres
     }
 
 
-def _cost_key(adaptation: Adaptation) -> str:
+def _cost_key(adaptation: Adaptation, device: torch.device) -> str:
     params = adaptation.pretraining
     shaping = ("method", "max_length", "mask_fraction", "image_size", "precision")
     parts = {
         "backbone": adaptation.backbone.name,
         "threads": torch.get_num_threads(),
+        **({} if device.type == "cpu" else {"device": device.type}),
         **{name: value for name, value in params.settings.items() if name in shaping},
     }
     return f"pretraining-{digest_of(parts)[:16]}"
 
 
-def _measured_row_s(adaptation: Adaptation) -> float:
+def _measured_row_s(adaptation: Adaptation, device: torch.device) -> float:
     """Seconds a row of a training step, from a few real ones on random weights."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective: Objective = build_objective(
         adaptation.pretraining,
         adaptation.backbone.model_copy(update={"weights": "none"}),

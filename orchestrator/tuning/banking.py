@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def draw_heads(
         factory: Makes the experiments.
         known: Trials that need not be drawn again.
     """
-    taken = set(known)
+    unseen, taken = set(known), set(known)
     starts = []
     for number, n_wanted in wanted.items():
         block, repeats, drawn = blocks[number], 0, 0
@@ -63,7 +64,9 @@ def draw_heads(
                 break
             experiment = factory.make(block, suggestion.values)
             if experiment.id in taken:
-                repeats += 1
+                # A searcher that begins anew gives all known points once, which is no exhaustion.
+                repeats += experiment.id not in unseen
+                unseen.discard(experiment.id)
                 continue
             taken.add(experiment.id)
             repeats, drawn = 0, drawn + 1
@@ -108,6 +111,7 @@ def run_banks(
     place = folder.head if on_record is None else folder.trial
     for start in starts:
         place(start.experiment.id).write_start(start)
+    deadline = None if seconds is None else time.time() + seconds
     signals = Signals.start()
     task = conduct_bank.options(num_cpus=workers.cpus, num_gpus=workers.gpus)
     waiting = {}
@@ -123,7 +127,7 @@ def run_banks(
             for_trials=on_record is not None,
             threads=max(1, int(workers.cpus)),
             use_gpu=workers.gpus > 0,
-            seconds=seconds,
+            deadline=deadline,
         )
         waiting[task.remote(ticket, signals)] = (name, members)
     try:

@@ -23,7 +23,7 @@ from orchestrator.features.network_inputs import random_inputs
 from orchestrator.models.backbone import Inputs, Prefix
 from orchestrator.models.building import build_backbone
 from orchestrator.models.classifier import build_classifier_head
-from orchestrator.models.placing import placed
+from orchestrator.models.placing import one_device, placed
 from orchestrator.runtime.cluster import Cluster
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.memory import peak_memory_bytes, reset_peak_memory, resident_bytes
@@ -158,19 +158,27 @@ def make_plan(
 class CostBook:
     """Measured costs, kept in a file beside the sweeps."""
 
-    def __init__(self, path: Path, *, threads: int) -> None:
+    def __init__(self, path: Path, *, threads: int, use_gpu: bool = False) -> None:
         """Read the file.
 
         Args:
             path: Of the costs.
             threads: That a trial computes on; costs on others are not known from them.
+            use_gpu: Whether trials may use a GPU: costs on a CPU say nothing of it.
         """
         self._path, self._threads = path, threads
+        self.device = one_device(use_gpu=use_gpu)
         mirror.refresh(path)
         try:
             self._costs: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
         except (FileNotFoundError, ValueError):
             self._costs = {}
+
+    @classmethod
+    def of(cls, spec: SweepSpec, storage: Path) -> CostBook:
+        """What was measured up to now in a storage, by whomever, on what the sweep may use."""
+        workers = spec.workers
+        return cls(storage / "costs.json", threads=workers.threads, use_gpu=workers.gpus > 0)
 
     def find(self, part: Part) -> StepCost | None:
         """The cost of an image, if it was measured."""
@@ -195,21 +203,26 @@ class CostBook:
     def measure(self, part: Part) -> None:
         """Measure it now, in at most PROBE_STEPS steps, and keep it."""
         assert torch.get_num_threads() == self._threads, "measured on other threads"
-        cost = asdict(_measured(part))
+        cost = asdict(_measured(part, self.device))
         experiment = part.experiment
         self._costs[self._key(part)] = cost
         self._costs[self._forward_key(experiment.backbone.name, experiment.input.size)] = cost
         write_json(self._path, self._costs)
 
     def _key(self, part: Part) -> str:
-        return digest_of({"work": cost_key(part), "threads": self._threads})[:16]
+        return digest_of({"work": cost_key(part), **self._place()})[:16]
+
+    def _place(self) -> dict[str, Any]:
+        """What a cost depends on beside the work; of a CPU only the threads, as ever."""
+        device = {} if self.device.type == "cpu" else {"device": self.device.type}
+        return {"threads": self._threads, **device}
 
     def _forward_key(self, backbone: str, image_size: int) -> str:
         parts = {
             "backbone": backbone,
             "size": image_size,
-            "threads": self._threads,
             "format": _FORMAT,
+            **self._place(),
         }
         return digest_of(parts)[:16]
 
@@ -230,10 +243,9 @@ def cost_key(part: Part) -> str:
     return digest_of(parts)[:16]
 
 
-def _measured(part: Part) -> StepCost:
+def _measured(part: Part, device: torch.device) -> StepCost:
     """Seconds and bytes an example, from a few real steps on random inputs."""
     experiment, strategy = part.experiment, part.experiment.strategy
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     spec = experiment.backbone.model_copy(update={"weights": "none"})
     backbone = build_backbone(spec, size=experiment.input.size)
     head = build_classifier_head(backbone, strategy, n_outputs=len(experiment.task.outputs))
@@ -440,18 +452,20 @@ def _forecast(
     at_once: int,
     pretrainings_s: float | None,
 ) -> dict[str, Any] | None:
-    """Wall and device time, memory and disk of the whole sweep; None when a cost is unknown."""
+    """What the whole sweep will cost; None when a cost is unknown.
+
+    `seconds` are of wall time with all stages, `device_seconds` those of the trials alone.
+    """
     if pretrainings_s is None or any(plan.seconds_each is None for plan in blocks):
         return None
     stored = [work for work in shared if work.stored]
-    passes = {work.need.source: work.images for work in stored}
+    passes = {work.need.source: work.images for work in stored if not work.there}
     device_s = sum(plan.trials * (plan.seconds_each or 0.0) for plan in blocks)
-    device_s += sum(
+    filling_s = sum(
         images * (costs.forward_s(source.backbone.name, source.input.size) or 0.0)
         for source, images in passes.items()
     )
-    seconds = device_s / max(1, at_once) + pretrainings_s
-    device_s += pretrainings_s
+    seconds = (device_s + filling_s) / max(1, at_once) + pretrainings_s
     limit_s = math.inf if spec.budget.minutes is None else spec.budget.minutes * 60
     return {
         "seconds": round(min(seconds, limit_s), 1),

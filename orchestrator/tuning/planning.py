@@ -41,7 +41,7 @@ def plan_sweep(
     tokenize(sweep.examples, backbones_of(spec), progress)
     torch.set_num_threads(spec.workers.threads)
     factory = sweep.factory()
-    costs = CostBook(sweep.storage / "costs.json", threads=spec.workers.threads)
+    costs = CostBook.of(spec, sweep.storage)
     rows = pretraining_rows(sweep.adaptations(), costs, probe=probe, progress=progress)
     plan = make_plan(
         spec,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from orchestrator.data.examples import Examples
 from orchestrator.data.pieces import pieces_of
 from orchestrator.data.preparing import prepare_data
 from orchestrator.features.filling import search_rows
+from orchestrator.features.room import leased_bytes
 from orchestrator.features.store import FeatureStore
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import initial_weights_digest
@@ -29,6 +31,7 @@ from orchestrator.spec.pretraining import Pretraining
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.tuning.adapting import Adaptation, adaptation_of, corpus_for, unique
 from orchestrator.tuning.experiments import ExperimentFactory, backbones_of, block_backbones
+from orchestrator.tuning.plan import CostBook
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.sharing import Shared, shared_work, store_budget
 
@@ -64,12 +67,23 @@ class PreparedSweep:
         Raises:
             CapacityError: The features do not fit the store.
         """
-        return shared_work(
-            self.spec,
-            factory,
-            images=lambda contract: len(search_rows(pieces_of(self.examples, contract))),
-            budget_bytes=store_budget(self.spec, self.store),
-        )
+        costs = CostBook.of(self.spec, self.storage)
+
+        def within(budget_bytes: float) -> list[Shared]:
+            return shared_work(
+                self.spec,
+                factory,
+                images=lambda contract: len(search_rows(pieces_of(self.examples, contract))),
+                forward_s=costs.forward_s,
+                budget_bytes=budget_bytes,
+            )
+
+        keys = {work.need: work.need.key(self.examples) for work in within(math.inf)}
+        others = leased_bytes(self.store, besides=keys.values())
+        return [
+            replace(work, there=self.store.is_finished(keys[work.need]))
+            for work in within(store_budget(self.spec, self.store) - others)
+        ]
 
     def factory(self) -> ExperimentFactory:
         """Makes this sweep's experiments; loads every backbone once for its digest."""

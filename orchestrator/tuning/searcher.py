@@ -58,6 +58,7 @@ class SweepSearcher(Searcher):
         self._in_time = in_time
         self._passed_over: Counter[int] = Counter()  # by block: suggested too late
         self._known = dict(known)
+        self._unseen = set(known)  # of an earlier run, and not suggested again yet
         self._unfinished = list(unfinished)
         self._audits = [start for start in audits if start.experiment.id not in self._known]
         self._n_asked = 0
@@ -85,7 +86,9 @@ class SweepSearcher(Searcher):
             running = {ours for _, ours in self._asks.values()}
             if experiment.id in self._known or experiment.id in running:
                 self._suggester.tell(suggestion.ask, self._known.get(experiment.id))
-                repeats[suggestion.block] += 1
+                # A searcher that begins anew gives all known points once: no exhaustion.
+                repeats[suggestion.block] += experiment.id not in self._unseen
+                self._unseen.discard(experiment.id)
                 self._suggester.repeated(suggestion.block, repeats[suggestion.block])
                 self.reused += 1
                 continue

@@ -24,7 +24,7 @@ from orchestrator.spec import mirror
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import Contract
-from orchestrator.spec.search_space import Block
+from orchestrator.spec.search_space import Block, Range
 from orchestrator.spec.strategy import Augment, ZeroShot
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.phases import Phase, compile_phases
@@ -88,6 +88,7 @@ def shared_work(
     factory: ExperimentFactory,
     *,
     images: Callable[[Contract], int],
+    forward_s: Callable[[str, int], float | None],
     budget_bytes: float,
 ) -> list[Shared]:
     """All outputs that trials of the search could share, and which of them are stored.
@@ -96,6 +97,7 @@ def shared_work(
         spec: The sweep.
         factory: Makes its experiments.
         images: Training and validation inputs under a contract.
+        forward_s: Seconds an input of a backbone's forward pass at a size, where they are known.
         budget_bytes: Room for the store.
 
     Raises:
@@ -117,7 +119,7 @@ def shared_work(
                     passes=trials * use.passes + (old.passes if old else 0),
                     share=use.share,
                 )
-    return _within(list(found.values()), budget_bytes)
+    return _within(list(found.values()), budget_bytes, forward_s)
 
 
 def store_budget(spec: SweepSpec, store: FeatureStore) -> float:
@@ -225,8 +227,13 @@ def _uses(experiment: Experiment, images: int) -> list[Shared]:
     return uses
 
 
-def _within(found: Sequence[Shared], budget_bytes: float) -> list[Shared]:
-    """Mark what is stored: all features, then activations by time saved a byte."""
+def _within(
+    found: Sequence[Shared], budget_bytes: float, forward_s: Callable[[str, int], float | None]
+) -> list[Shared]:
+    """Mark what is stored: all features, then activations by time saved a byte.
+
+    While the time of one backbone is not known, passes of all count alike.
+    """
     features = [work for work in found if isinstance(work.need.output, str)]
     left = budget_bytes - sum(work.bytes for work in features)
     if left < 0:
@@ -246,7 +253,15 @@ def _within(found: Sequence[Shared], budget_bytes: float) -> list[Shared]:
         if not isinstance(work.need.output, str):
             groups.setdefault(work.group, []).append(work)
     kept: set[FeatureNeed] = {work.need for work in features}
-    for group in sorted(groups.values(), key=_saved_a_byte, reverse=True):
+    sources = [group[0].need.source for group in groups.values()]
+    times = [forward_s(source.backbone.name, source.input.size) for source in sources]
+    known = [1.0 if None in times or time is None else time for time in times]
+    ordered = sorted(
+        zip(known, groups.values(), strict=True),
+        key=lambda timed: timed[0] * _saved_a_byte(timed[1]),
+        reverse=True,
+    )
+    for _, group in ordered:
         size = sum(work.bytes for work in group)
         if size <= left and sum(work.saved_passes for work in group) > 0:
             left -= size
@@ -255,14 +270,17 @@ def _within(found: Sequence[Shared], budget_bytes: float) -> list[Shared]:
 
 
 def _saved_a_byte(group: Sequence[Shared]) -> float:
+    """Forward passes of an input that storing the group saves, for each of its bytes."""
     return sum(work.saved_passes * work.images for work in group) / sum(
         work.bytes for work in group
     )
 
 
 def _corners(block: Block, name: str) -> list[Any]:
-    listed = values_of(block, name)
-    return listed if listed else block.dimensions[name].extremes
+    dim = block.dimensions[name]
+    if name == "unfreeze" and isinstance(dim, Range):
+        return list(range(int(dim.low), int(dim.high) + 1))
+    return values_of(block, name) or dim.extremes
 
 
 def block_shares(spec: SweepSpec) -> list[int]:

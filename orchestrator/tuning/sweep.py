@@ -332,6 +332,8 @@ class _Run:
             for head in {head.id: head for head in lacking.values()}.values()
             if can_join(head)
         ]
+        for start in starts:
+            self._remove_stopped_head(start.experiment.id)
         run_banks(
             starts,
             self.folder,
@@ -342,8 +344,17 @@ class _Run:
             progress=self.progress,
         )
         records = [self.folder.head(start.experiment.id).record() for start in starts]
-        self.hand_over.name_best([record for record in records if record], lacking.keys())
+        # One that the budget has stopped is not the experiment that its digest says.
+        whole = [record for record in records if record and record.status == "finished"]
+        self.hand_over.name_best(whole, lacking.keys())
         self.folder.write(PLAN, {**(self.folder.read(PLAN) or {}), HEADS: self.hand_over.to_json()})
+
+    def _remove_stopped_head(self, trial: str) -> None:
+        """Make way for a head that an earlier run had no time to finish."""
+        folder = self.folder.head(trial)
+        record = folder.record()
+        if record is not None and record.status == "stopped":
+            mirror.remove_folder(folder.root)
 
     def _screen(self, factory: ExperimentFactory) -> None:
         """Decide once which backbones are fine-tuned."""
@@ -568,7 +579,7 @@ class _Run:
 
     def _cost_book(self) -> CostBook:
         """What was measured up to now, by whomever."""
-        return CostBook(self.sweep.storage / "costs.json", threads=self.spec.workers.threads)
+        return CostBook.of(self.spec, self.sweep.storage)
 
     def _write_actual(self) -> None:
         """Beside the plan's forecast, what came."""
@@ -577,9 +588,15 @@ class _Run:
             actual = actual_costs(
                 self.folder, self.folder.records().values(), seconds=self.clock.seconds()
             )
-            stored = [self.sweep.store.folder(key) for key in self.stored]
-            actual["feature_bytes"] = sum(sum(mirror.sizes(folder).values()) for folder in stored)
+            actual["feature_bytes"] = self._feature_bytes(plan)
             self.folder.write(PLAN, {**plan, ACTUAL: actual})
+
+    def _feature_bytes(self, plan: dict[str, Any]) -> int:
+        """Of what this run has stored or found; what an earlier one said where it only tested."""
+        if not self.stored:
+            return int((plan.get(ACTUAL) or {}).get("feature_bytes", 0))
+        folders = [self.sweep.store.folder(key) for key in self.stored]
+        return sum(sum(mirror.sizes(folder).values()) for folder in folders)
 
     def _write_leaderboard(self, status: SweepStatus) -> None:
         write_leaderboard(

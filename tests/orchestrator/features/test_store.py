@@ -38,6 +38,11 @@ def fill(store: FeatureStore, features: Float32, key: FeatureKey = KEY) -> None:
     store.seal(key, n_rows=len(features))
 
 
+def part_file(store: FeatureStore, number: int) -> Path:
+    (path,) = store.folder(KEY).glob(f"{part_name(part_ranges(N_ROWS)[number])}-*.arrow")
+    return path
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -148,14 +153,14 @@ def test_an_unfinished_entry_is_not_found_and_its_parts_are_kept(tmp_path: Path)
     assert np.array_equal(np.concatenate(sealed.blocks), features)
 
 
-@pytest.mark.parametrize("name", [part_name(range(1)), part_name(part_ranges(N_ROWS)[2]), MANIFEST])
+@pytest.mark.parametrize("part", [0, 2, None])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "emptied"])
 def test_damaged_bytes_are_refused_and_the_message_names_the_folder(
-    tmp_path: Path, name: str, damage: str
+    tmp_path: Path, part: int | None, damage: str
 ) -> None:
     store = FeatureStore(tmp_path)
     fill(store, values())
-    path = store.folder(KEY) / name
+    path = store.folder(KEY) / MANIFEST if part is None else part_file(store, part)
     content = bytearray(path.read_bytes())
     if damage == "flipped":
         content[len(content) // 2] ^= 1
@@ -167,10 +172,23 @@ def test_damaged_bytes_are_refused_and_the_message_names_the_folder(
 def test_a_part_that_is_gone_is_refused(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
     fill(store, values())
-    name = part_name(part_ranges(N_ROWS)[1])
-    (store.folder(KEY) / name).unlink()
-    with pytest.raises(IntegrityError, match=name):
+    gone = part_file(store, 1)
+    gone.unlink()
+    with pytest.raises(IntegrityError, match=gone.name):
         store.find(KEY)
+
+
+def test_a_part_of_an_unfinished_entry_that_is_damaged_is_computed_again(tmp_path: Path) -> None:
+    store, features = FeatureStore(tmp_path), values()
+    first, second, third = part_ranges(N_ROWS)
+    for rows in (first, second):
+        store.put(KEY, rows, features[rows.start : rows.stop])
+    damaged = part_file(store, 1)
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    assert store.missing(KEY, n_rows=N_ROWS) == [second, third]
+    assert not damaged.exists()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -255,10 +273,11 @@ def test_of_a_damaged_entry_whole_parts_stay(tmp_path: Path, broken: str) -> Non
     assert not store.remove_damaged(KEY)
 
 
-def test_without_a_readable_manifest_no_part_is_trusted(tmp_path: Path) -> None:
+def test_without_a_readable_manifest_parts_are_what_their_names_say(tmp_path: Path) -> None:
     store, features = FeatureStore(tmp_path), values()
     fill(store, features)
     assert not store.remove_damaged(KEY)
     (store.folder(KEY) / MANIFEST).write_text("{")
+    part_file(store, 1).write_bytes(b"damaged")
     assert store.remove_damaged(KEY)
-    assert store.missing(KEY, n_rows=N_ROWS) == part_ranges(N_ROWS)
+    assert store.missing(KEY, n_rows=N_ROWS) == [part_ranges(N_ROWS)[1]]

@@ -28,6 +28,20 @@ def test_heads_are_new_and_the_vetted_default_comes_first(searcher: str) -> None
     assert {start.experiment.strategy.strategy for start in starts} == {"feature-extraction"}
 
 
+@pytest.mark.parametrize("searcher", ["random", "grid"])
+def test_a_searcher_that_begins_anew_goes_on_behind_what_is_known(searcher: str) -> None:
+    block = HEAD | {"head_lr": [1e-4 * n for n in range(1, 61)]}
+    spec = spec_of([block])
+    spec = spec.model_copy(update={"tuner": spec.tuner.model_copy(update={"searcher": searcher})})
+    factory = factory_of(spec)
+    first = draw_heads(spec.search, {0: 40}, build_suggester(spec, []), factory, known=())
+    known = [start.experiment.id for start in first]
+    more = draw_heads(spec.search, {0: 10}, build_suggester(spec, []), factory, known=known)
+    assert len(known) == 40
+    assert len(more) == 10
+    assert not {start.experiment.id for start in more} & set(known)
+
+
 @pytest.mark.parametrize("searcher", ["optuna", "random", "grid"])
 def test_a_finite_block_gives_what_it_has(searcher: str) -> None:
     finite = HEAD | {"head_lr": [1e-3, 3e-3]}

@@ -55,9 +55,21 @@ def factory_of(spec: SweepSpec) -> ExperimentFactory:
     )
 
 
+def shared_of(
+    spec: SweepSpec, budget_bytes: float = 1e12, seconds: dict[str, float] | None = None
+) -> list[Shared]:
+    return shared_work(
+        spec,
+        factory_of(spec),
+        images=lambda _: IMAGES,
+        forward_s=lambda backbone, size: (seconds or {}).get(backbone),
+        budget_bytes=budget_bytes,
+    )
+
+
 def found(search: list[dict[str, Any]], budget_bytes: float = 1e12) -> dict[Any, Shared]:
     spec = spec_of(search)
-    work = shared_work(spec, factory_of(spec), images=lambda _: IMAGES, budget_bytes=budget_bytes)
+    work = shared_of(spec, budget_bytes)
     by_name = {(each.need.output, each.need.source.view): each for each in work}
     assert len(by_name) == len(work)
     return by_name
@@ -102,7 +114,7 @@ def test_every_view_is_a_pass_of_its_own() -> None:
 
 def test_fixed_draws_of_an_augmentation_are_shared_beside_the_images_to_judge() -> None:
     spec = spec_of([PARTIAL | {"augment": "light", "views": 2, "unfreeze": 1}])
-    work = shared_work(spec, factory_of(spec), images=lambda _: IMAGES, budget_bytes=1e12)
+    work = shared_of(spec)
     assert {(w.need.output, w.need.source.view, w.need.source.augment) for w in work} == {
         (output, view, augment)
         for output in ("last", 3)
@@ -126,6 +138,24 @@ def test_what_saves_most_a_byte_is_stored_first() -> None:
     assert only == {("last", 0)}
     with pytest.raises(CapacityError, match=r"0\.00205 GB of the 0\.001 GB"):
         found([HEAD, PARTIAL], 1e6)
+
+
+def test_of_two_backbones_the_slower_is_stored_first_once_their_times_are_known() -> None:
+    fast = {**PARTIAL, "unfreeze": 1}
+    slow = {**fast, "backbone": {"name": "resnet34", "weights": "none"}}
+    spec = spec_of([fast, slow])
+    cut_bytes = [work.bytes for work in shared_of(spec) if work.need.output == 3]
+    features = sum(work.bytes for work in shared_of(spec) if work.need.output == "last")
+    assert len(set(cut_bytes)) == 1
+    room = features + cut_bytes[0]
+    for slower, faster in (("resnet34", "resnet18"), ("resnet18", "resnet34")):
+        work = shared_of(spec, room, {slower: 0.2, faster: 0.1})
+        stored = [w.need.source.backbone.name for w in work if w.stored and w.need.output == 3]
+        assert stored == [slower]
+
+
+def test_every_depth_of_a_range_has_its_cut() -> None:
+    assert {key[0] for key in found([PARTIAL | {"unfreeze": {"int": [1, 3]}}])} == {"last", 1, 2, 3}
 
 
 def test_all_views_are_stored_or_none() -> None:
