@@ -9,7 +9,8 @@ there and reads what Tune shall hear; a group takes the next ticket when it has 
 Ray Train restarts a group when one of its workers dies, as ever: it is given the same ticket again,
 and the trial continues from its checkpoint. A group that has been restarted is kept to the end of
 that trial only, so that each trial has all of Ray Train's restarts for itself. One that no ticket
-reaches ends by itself and gives its CPUs back.
+reaches ends by itself and gives its CPUs back. Desk and groups' controllers live on the driver's
+node: they end with it alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import torch
 from ray import train
 from ray.exceptions import RayError, RayTaskError
 from ray.train.torch import TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.runtime.scratch import train_scratch
 from orchestrator.runtime.signals import Signals, epoch_metrics
@@ -52,11 +54,13 @@ class Task:
         number: Of the group's tickets, from 1.
         ticket: The trial.
         takes: How often rank 0 has taken it: more than once after a restart.
+        ended: Whether its workers have said so.
     """
 
     number: int
     ticket: TrialTicket
     takes: int = 0
+    ended: bool = False
 
 
 class DeskBoard:
@@ -104,28 +108,36 @@ class DeskBoard:
             return not self._closed and self._give(group)
 
     async def take(self, group: str, rank: int, after: int) -> Task | None:
-        """The group's task with a number above `after`; None when its workers shall end."""
+        """The group's task with a number above `after`; None when its workers shall end.
+
+        Workers that died without a trial and came again end at once, all of them.
+        """
         async with self._changed:
+            known = self._tasks[group]
+            if known.ended and after < known.number:
+                self._leaving.add(group)
             if rank == 0 and after:
                 self._idle.add(group)
-            task = self._changed.wait_for(lambda: self._may_go_on(group, after))
+            word = self._changed.wait_for(lambda: self._may_go_on(group, after))
             try:
-                await asyncio.wait_for(task, self._idle_s)
+                await asyncio.wait_for(word, self._idle_s)
             except TimeoutError:
                 self._leaving.add(group)
             self._idle.discard(group)
             self._changed.notify_all()
-            if self._tasks[group].number <= after:
+            task = self._tasks[group]
+            if task.number <= after or task.ended:
                 return None
             if rank == 0:
-                self._tasks[group] = replace(self._tasks[group], takes=self._tasks[group].takes + 1)
-            return self._tasks[group]
+                self._tasks[group] = task = replace(task, takes=task.takes + 1)
+            return task
 
     async def report(self, group: str, metrics: dict[str, Any]) -> None:
         """What rank 0 of a group reports."""
         async with self._changed:
-            if metrics.get("ended") and self._tasks[group].takes > 1:
-                self._leaving.add(group)
+            task = self._tasks[group]
+            if metrics.get("ended") and task.ticket.trial == metrics["trial"]:
+                self._tasks[group] = replace(task, ended=True)
             self._tell(metrics)
 
     async def left(self, group: str, error: str) -> None:
@@ -143,16 +155,14 @@ class DeskBoard:
             self._changed.notify_all()
 
     def _may_go_on(self, group: str, after: int) -> bool:
-        return (
-            self._closed
-            or group in self._leaving
-            or self._tasks[group].number > after
-            or self._give(group)
-        )
+        task = self._tasks[group]
+        if task.takes > 1 and task.number <= after:  # restarted: kept to the end of its trial
+            self._leaving.add(group)
+        return self._closed or group in self._leaving or task.number > after or self._give(group)
 
     def _give(self, group: str) -> bool:
-        """The group's next task, if a ticket waits."""
-        if not self._waiting:
+        """The group's next task, if a ticket waits and the group does not leave."""
+        if not self._waiting or group in self._leaving:
             return False
         number = self._tasks[group].number + 1 if group in self._tasks else 1
         self._tasks[group] = Task(number, self._waiting.popleft())
@@ -210,8 +220,14 @@ class WorkerGroups:
     def __init__(
         self, workers: WorkersSpec, signals: Signals, scratch: str, *, at_once: int
     ) -> None:
-        actor = ray.remote(DeskBoard).options(num_cpus=0, max_concurrency=1000).remote()
+        here: Any = NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        kept = {"num_cpus": 0, "scheduling_strategy": here}
+        actor = ray.remote(DeskBoard).options(max_concurrency=1000, **kept).remote()
         self.desk = Desk(actor)
+        self._fit = _fit.options(**kept)
+        self._running: set[ray.ObjectRef[None]] = set()
         self._given = (workers, signals, scratch)
         self._keepers = [
             threading.Thread(target=self._keep_one, daemon=True, name=f"workers-{i}")
@@ -229,12 +245,14 @@ class WorkerGroups:
         err: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the groups, which are idle unless the search broke off; then nobody waits long."""
+        """End the groups, which are idle unless the search broke off: then they are killed."""
         deadline_s = time.monotonic() + (CLOSING_S if err is None else POLL_S)
         with suppress(RayError):
             ray.get(self.desk.actor.close.remote())
             for keeper in self._keepers:
                 keeper.join(max(0.0, deadline_s - time.monotonic()))
+            for fit in list(self._running):
+                ray.cancel(fit, force=True)  # its controller and workers end with it
             ray.kill(self.desk.actor)
 
     def _keep_one(self) -> None:
@@ -243,16 +261,20 @@ class WorkerGroups:
         with suppress(RayError):  # the cluster has gone, and the sweep with it
             while ray.get(desk.open.remote(group := uuid.uuid4().hex[:12])):
                 error = "the workers ended without a record"
+                fit = self._fit.remote(group, self.desk, *self._given)
+                self._running.add(fit)
                 try:
-                    ray.get(_fit.remote(group, self.desk, *self._given))
+                    ray.get(fit)
                 except RayTaskError as err:
                     error = error_text(err.cause)
                 except RayError as err:
                     error = error_text(err)
+                finally:
+                    self._running.discard(fit)
                 ray.get(desk.left.remote(group, error))
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote(max_retries=0)
 def _fit(group: str, desk: Desk, workers: WorkersSpec, signals: Signals, scratch: str) -> None:
     """A group from its start to its end, in a process of its own: `fit` is full of warnings."""
     callbacks: list[Any] = [_HandIn(desk.actor, group)]
