@@ -41,6 +41,11 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
             else f"recomputed: no room for {row['bytes'] / 2**20:.0f} MiB"
         )
         terminal.show(f"shared: {row['what']}, read by {row['trials']:g} trials, {kept}")
+    for row in plan["banks"]:
+        terminal.show(
+            f"bank: {row['heads']:g} {row['head']} heads on {row['backbone']} {row['pooling']} "
+            "features train together"
+        )
     for row in plan["pretrainings"]:
         each = "unknown" if row["seconds"] is None else f"{row['seconds'] / 60:.1f} minutes"
         said = "is there already" if row["done"] else f"{row['epochs']} epochs, {each}"

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -19,13 +20,14 @@ from orchestrator.spec.sweep import WorkersSpec
 from orchestrator.training.bank import bank_key, can_join, head_numbers
 from orchestrator.tuning.experiments import ExperimentFactory
 from orchestrator.tuning.progress import Progress
-from orchestrator.tuning.sharing import corner_experiments, pooled_width
+from orchestrator.tuning.sharing import SHAPING, corner_experiments, pooled_width
 from orchestrator.tuning.suggestions import MOST_REPEATS, Suggester
 
 # Weights, gradients, two moments, averages and the best epoch's copy, in fp32.
 BYTES_A_NUMBER = 6 * 4
 MOST_BYTES = 2**30
 DECIDING = ("backbone", "augment", "mixup", "cutmix", "accumulate", "precision")
+SHAPES = ("head", "hidden", "optimizer", "batch_size")  # what heads of one bank have in common
 POLL_S = 2.0
 
 
@@ -36,6 +38,34 @@ def banked_blocks(blocks: Sequence[Block], factory: ExperimentFactory) -> list[i
         for number, block in enumerate(blocks)
         if all(can_join(e) for e in corner_experiments(block, factory, DECIDING))
     ]
+
+
+def planned_banks(
+    blocks: Sequence[Block], shares: Sequence[int], factory: ExperimentFactory
+) -> list[dict[str, Any]]:
+    """What will train together, as `plan.json` has it.
+
+    Args:
+        blocks: Of the search.
+        shares: Trials that each block will get.
+        factory: Makes the experiments.
+    """
+    banks: dict[str, dict[str, Any]] = {}
+    for number in banked_blocks(blocks, factory):
+        corners = corner_experiments(blocks[number], factory, (*SHAPING, *SHAPES))
+        for experiment in corners:
+            strategy = experiment.strategy
+            bank = banks.setdefault(
+                bank_key(experiment),
+                {
+                    "backbone": experiment.backbone.name,
+                    "pooling": strategy.pooling,
+                    "head": strategy.head,
+                    "heads": 0.0,
+                },
+            )
+            bank["heads"] += shares[number] / len(corners)
+    return [{**bank, "heads": round(bank["heads"], 1)} for bank in banks.values()]
 
 
 def draw_heads(

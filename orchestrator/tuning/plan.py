@@ -37,6 +37,7 @@ from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.network import Network
 from orchestrator.training.phases import Phase, compile_phases
+from orchestrator.tuning.banking import planned_banks
 from orchestrator.tuning.experiments import ExperimentFactory
 from orchestrator.tuning.memory import (
     BYTES_PER_NUMBER,
@@ -151,6 +152,7 @@ def make_plan(
         "at_once": at_once,
         "blocks": [asdict(plan) for plan in blocks],
         "shared": rows,
+        "banks": planned_banks(spec.search, shares, factory),
         "forecast": _forecast(spec, blocks, shared, costs, at_once, pretrainings_s),
     }
 

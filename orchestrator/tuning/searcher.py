@@ -76,7 +76,7 @@ class SweepSearcher(Searcher):
             again = start.model_copy(update={"attempt": start.attempt + 1})
             return self._started(trial_id, None, again)
         self._audits = [start for start in self._audits if self._in_time(start.experiment)]
-        if self._audits and self._n_asked >= len(self._blocks):
+        if self._audits and (self._n_asked >= len(self._blocks) or self._room <= len(self._audits)):
             return self._started(trial_id, None, self._audits.pop(0))
         self._n_asked += 1
         repeats: Counter[int] = Counter()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.runtime.folders import TrialStart
-from orchestrator.tuning.banking import banked_blocks, banks_of, draw_heads
+from orchestrator.tuning.banking import banked_blocks, banks_of, draw_heads, planned_banks
 from orchestrator.tuning.suggestions import build_suggester
 from tests.orchestrator.tuning.test_sharing import HEAD, PARTIAL, factory_of, spec_of
 
@@ -65,6 +65,15 @@ def test_a_block_is_banked_when_all_its_experiments_are_heads_on_stored_features
 ) -> None:
     spec = spec_of([PARTIAL, HEAD | changes])
     assert banked_blocks(spec.search, factory_of(spec)) == ([1] if banked else [])
+
+
+def test_the_plan_says_how_many_heads_will_share_a_bank() -> None:
+    spec = spec_of([PARTIAL, HEAD | {"head": ["linear", "mlp"]}, HEAD | {"seed": [1, 2]}])
+    banks = planned_banks(spec.search, [5, 6, 2], factory_of(spec))
+    assert [(bank["head"], bank["pooling"], bank["heads"]) for bank in banks] == [
+        ("linear", "last", 5.0),
+        ("mlp", "last", 3.0),
+    ]
 
 
 def test_linear_heads_share_a_bank_and_hidden_layers_are_spread() -> None:
