@@ -61,6 +61,7 @@ class Shared:
         passes: Forward passes over the images that these trials would make without it.
         share: Of the arithmetic of a whole forward pass that one of them would be.
         stored: Whether there is room for it.
+        there: Whether an earlier sweep has stored it.
     """
 
     need: FeatureNeed
@@ -70,6 +71,7 @@ class Shared:
     passes: float
     share: float
     stored: bool = True
+    there: bool = False
 
     @property
     def saved_passes(self) -> float:
