@@ -48,9 +48,10 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         train=absolute(args.data, here), test=absolute(args.test, here) if args.test else None
     )
     from orchestrator.data.preparing import prepare_data
-    from orchestrator.spec.parts import TaskSpec
+    from orchestrator.spec.parts import TaskSpec, TextContract
     from orchestrator.tuning.advising import advise
-    from orchestrator.tuning.tokenizing import tokenize
+    from orchestrator.tuning.experiments import input_contract
+    from orchestrator.tuning.tokenizing import TextReading, long_texts, tokenize
 
     with tempfile.TemporaryDirectory(prefix="orchestrator-advise-") as cache:
         prepared = prepare_data(
@@ -61,9 +62,14 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
             progress=lambda done, total: terminal.count(f"{modality}s checked", done, total),
         )
         tokenize(prepared.examples, backbones, terminal)
+        contracts = {b.name: input_contract(b, {}, args.task) for b in backbones}
+        long = long_texts(
+            prepared.examples,
+            [TextReading(n, c) for n, c in contracts.items() if isinstance(c, TextContract)],
+        )
         task = TaskSpec(kind=args.task, labels=prepared.examples.labels)
         advice = advise(prepared.examples, task, backbones, threads=args.threads, progress=terminal)
-    audit = prepared.audit
+    audit = prepared.audit.with_more(long)
     if not args.json:
         terminal.show(_class_table(audit.classes))
         for line in audit.lines() or ["no faults found"]:

@@ -35,6 +35,7 @@ Kind = Literal[
     "empty-class",  # class folders without an image
     "encoding",  # texts that are not UTF-8
     "empty-text",  # annotated texts without a word
+    "long-texts",  # texts of more tokens than an encoder takes at once
     "tags",  # tags that do not follow the one before
     "answer-start",  # answers that stand elsewhere than was said
     "answer-absent",  # questions whose context lacks the answer
@@ -120,6 +121,10 @@ class Audit(Frozen):
     def warnings(self) -> tuple[AuditFinding, ...]:
         """The findings that name a risk."""
         return tuple(fault for fault in self.faults if fault.severity == "warning")
+
+    def with_more(self, faults: Iterable[AuditFinding]) -> Audit:
+        """The same with further findings."""
+        return self.model_copy(update={"faults": worst_first([*self.faults, *faults])})
 
     def lines(self) -> list[str]:
         """One readable line a finding."""

@@ -149,6 +149,16 @@ class Windows:
     def lengths(self) -> Indices:
         return np.array([stop - start for start, stop in self._window], np.int64)
 
+    def per_example(self) -> Indices:
+        """How many windows each example has: int64 [N]."""
+        return np.bincount(self._example, minlength=len(self._splits)).astype(np.int64)
+
+    def cut_leads(self) -> Indices:
+        """The examples whose question is longer than an input keeps of one."""
+        lengths = self._lists[0].lengths()
+        kept = np.array([self.cutter.lead_length(int(length)) for length in lengths], np.int64)
+        return np.flatnonzero(lengths > kept).astype(np.int64)
+
     def rows(self, pieces: Indices) -> TokenRows:
         """Some windows as a batch."""
         return self.cutter.rows([(self._encoded(i), self._window[i]) for i in pieces])

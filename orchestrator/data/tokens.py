@@ -89,6 +89,10 @@ class Frame:
         start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
         return cls(tuple(whole[:start]), tuple(whole[start + len(bare) :]))
 
+    def most(self, contract: TextContract) -> int:
+        """Tokens of a text that one window shows."""
+        return contract.size - len(self.before) - len(self.after)
+
     def rows(
         self, texts: Sequence[NDArray[np.int32]], contract: TextContract, views: Indices
     ) -> TokenRows:
@@ -99,7 +103,7 @@ class Frame:
             contract: Its size is the most tokens a row has; its padding fills the shorter ones.
             views: Of each text, int64 [n].
         """
-        most = contract.size - len(self.before) - len(self.after)
+        most = self.most(contract)
         cut = [window(text, int(view), most) for text, view in zip(texts, views, strict=True)]
         extra = len(self.before) + len(self.after)
         lengths = np.array([len(text) + extra for text in cut], np.int64)

@@ -10,12 +10,10 @@ import torch
 from orchestrator.runtime.cluster import joined_cluster, local_cluster
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.tuning.adaptation_plan import PRETRAININGS, pretraining_rows, seconds_to_come
-from orchestrator.tuning.experiments import backbones_of
 from orchestrator.tuning.handing_over import PLAN, planned
 from orchestrator.tuning.plan import CostBook, make_plan
 from orchestrator.tuning.preparing import prepare_sweep
 from orchestrator.tuning.progress import Progress
-from orchestrator.tuning.tokenizing import tokenize
 
 
 def plan_sweep(
@@ -38,7 +36,7 @@ def plan_sweep(
     else:
         with joined_cluster(address) as cluster:
             pass
-    tokenize(sweep.examples, backbones_of(spec), progress)
+    sweep = sweep.tokenized(progress)
     torch.set_num_threads(spec.workers.threads)
     factory = sweep.factory()
     costs = CostBook.of(spec, sweep.storage)

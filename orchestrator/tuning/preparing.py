@@ -34,6 +34,7 @@ from orchestrator.tuning.experiments import ExperimentFactory, backbones_of, blo
 from orchestrator.tuning.plan import CostBook
 from orchestrator.tuning.progress import Progress, Silent
 from orchestrator.tuning.sharing import Shared, shared_work, store_budget
+from orchestrator.tuning.tokenizing import long_texts, readings_of, tokenize
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,14 @@ class PreparedSweep:
     def task(self) -> TaskSpec:
         """What is predicted."""
         return TaskSpec(kind=self.spec.task, labels=self.examples.labels)
+
+    def tokenized(self, progress: Progress) -> PreparedSweep:
+        """The same with its texts tokenized; what of them is too long is said, and in the audit."""
+        tokenize(self.examples, backbones_of(self.spec), progress)
+        found = long_texts(self.examples, readings_of(self.spec))
+        for finding in found:
+            progress.say(f"data: {finding}")
+        return replace(self, audit=self.audit.with_more(found))
 
     def shared(self, factory: ExperimentFactory) -> list[Shared]:
         """What this sweep's trials share.

@@ -42,7 +42,7 @@ from orchestrator.tuning.adapting import ensure_pretrained
 from orchestrator.tuning.banking import banked_blocks, count_by_block, draw_heads, run_banks
 from orchestrator.tuning.clock import SweepClock
 from orchestrator.tuning.deadline import Deadline
-from orchestrator.tuning.experiments import ExperimentFactory, backbones_of
+from orchestrator.tuning.experiments import ExperimentFactory
 from orchestrator.tuning.handing_over import HEADS, PLAN, HandOver, planned
 from orchestrator.tuning.leaderboard import SweepStatus, winner_of, write_leaderboard
 from orchestrator.tuning.plan import ACTUAL, CostBook, actual_costs, make_plan
@@ -53,7 +53,6 @@ from orchestrator.tuning.screening import SCREEN, Screen, screen_backbones
 from orchestrator.tuning.searcher import SweepSearcher, is_member, outcome_of
 from orchestrator.tuning.sharing import Shared, block_shares, corner_experiments, store_budget
 from orchestrator.tuning.suggestions import Outcome, build_suggester
-from orchestrator.tuning.tokenizing import tokenize
 from orchestrator.tuning.tracking import Tracker
 from orchestrator.tuning.watching import SweepWatcher
 
@@ -549,10 +548,9 @@ class _Run:
         data = mirror.fetch_folder(self.folder / "data", last=INDEX)
         if not (data / INDEX).exists():
             self.sweep.examples.save(data)
-        examples = Examples.open(data)
-        tokenize(examples, backbones_of(self.spec), self.progress)
+        opened = replace(self.sweep, examples=Examples.open(data))
+        self.sweep = opened.tokenized(self.progress)
         mirror.publish_folder(data, last=INDEX)
-        self.sweep = replace(self.sweep, examples=examples)
         self.folder.write("sweep.json", self.sweep.description())
 
     def _write_plan(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +16,24 @@ from orchestrator.runtime.cluster import Cluster
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import open_examples
 from orchestrator.spec.parsing import parse_sweep
+from orchestrator.tuning.planning import plan_sweep
+from orchestrator.tuning.progress import Silent
 from orchestrator.tuning.sweep import run_sweep
 from tests.orchestrator.text_material import write_encoder, write_texts
 
 pytestmark = pytest.mark.ray
 
-Run = Callable[..., Any]
+LONG = "of 108 texts have more tokens than the 30 that tiny reads of a text (one window of "
+
+
+class Heard(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +57,22 @@ def sweep(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> SweepFo
         "budget": {"trials": 6},
         "storage": "runs",
     }
-    outcome = run_sweep(parse_sweep(raw, base=root))
+    heard = Heard()
+    outcome = run_sweep(parse_sweep(raw, base=root), progress=heard)
     assert (outcome.ended, outcome.failed) == (6, 0), outcome
+    assert sum(LONG in line for line in heard.lines) == 1
     return SweepFolder(outcome.folder)
+
+
+def test_texts_that_are_cut_off_are_counted_by_plan_sweep_and_report(sweep: SweepFolder) -> None:
+    description = sweep.read("sweep.json")
+    assert description is not None
+    (found,) = [f for f in description["data"]["audit"] if f["kind"] == "long-texts"]
+    assert found["message"].startswith(f"{found['count']} {LONG}")
+    heard = Heard()
+    plan_sweep(sweep.spec(), probe=False, progress=heard)
+    assert sum(f"data: note: {found['message']}" in line for line in heard.lines) == 1
+    assert found["message"] in write_report(sweep.root).read_text()
 
 
 def test_trials_share_what_is_frozen_and_fine_tuning_starts_from_the_best_head(
