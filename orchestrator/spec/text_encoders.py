@@ -54,6 +54,7 @@ BEST_FOR: dict[str, str] = {
 TEXT_ENCODERS: tuple[str, ...] = tuple(BEST_FOR)
 
 _ROLE_FILES = ("special_tokens_map.json", "tokenizer_config.json")
+_ROLES = ("bos", "eos", "cls", "sep", "mask")  # padding is checked apart: every encoder has it
 _MASKS = ("[MASK]", "<mask>")
 _VOCABULARY_SLACK = 256  # rows that a library adds to make a matrix's height round
 _ROUND_TRIP = "the weather was fine on the second day"
@@ -139,8 +140,7 @@ def mask_token(spec: BackboneSpec) -> int:
         WeightsError: The tokenizer has none.
     """
     folder, tokenizer = encoder_folder(spec), encoder_tokenizer(spec)
-    named = [_role(folder / name, "mask_token") for name in _ROLE_FILES]
-    for word in [*named, *_MASKS]:
+    for word in [*_named(folder, "mask"), *_MASKS]:
         number = tokenizer.token_to_id(word) if word else None
         if number is not None:
             return number
@@ -199,7 +199,11 @@ def _downloaded(name: str) -> Path:
 
 
 def _check_tokenizer(spec: BackboneSpec, tokenizer: Tokenizer, config: dict[str, Any]) -> None:
-    """Refuse a tokenizer that is another model's: by its size, its padding, or what it does."""
+    """Refuse a tokenizer that is another model's: by its size, special tokens, or what it does.
+
+    One whose vocabulary is of the same size, with special tokens in the same places, cannot be told
+    from the model's own.
+    """
     known, rows = tokenizer.get_vocab_size(with_added_tokens=True), int(config["vocab_size"])
     if not 0 <= rows - known < _VOCABULARY_SLACK:
         raise WeightsError(
@@ -213,6 +217,11 @@ def _check_tokenizer(spec: BackboneSpec, tokenizer: Tokenizer, config: dict[str,
             f"{spec.name}: the padding token {_pad(config)} of its config is {pad!r} in its "
             "tokenizer, no special token. They do not belong together"
         )
+    if contradictions := _contradictions(encoder_folder(spec), tokenizer, config):
+        raise WeightsError(
+            f"{spec.name}: its config.json and its tokenizer differ in {listing(contradictions)}. "
+            "They do not belong together: take both from the same repository"
+        )
     ids = tokenizer.encode(_ROUND_TRIP, add_special_tokens=False).ids
     back = tokenizer.decode(ids)
     if re.sub(r"\s", "", back).casefold() != re.sub(r"\s", "", _ROUND_TRIP):
@@ -222,14 +231,33 @@ def _check_tokenizer(spec: BackboneSpec, tokenizer: Tokenizer, config: dict[str,
         )
 
 
-def _role(path: Path, role: str) -> str | None:
-    """The token that a file of the tokenizer's names for a role."""
-    try:
-        token = json.loads(path.read_bytes()).get(role)
-    except (OSError, ValueError, AttributeError):
-        return None
-    content = token.get("content") if isinstance(token, dict) else token
-    return content if isinstance(content, str) else None
+def _contradictions(folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> list[str]:
+    """Roles of special tokens for which both name a token, but not the same.
+
+    Many encoders name few roles or none, in either place: what is not written is not compared.
+    """
+    found = []
+    for role in _ROLES:
+        told = config.get(f"{role}_token_id")
+        for word in _named(folder, role)[:1]:
+            number = tokenizer.token_to_id(word)
+            if isinstance(told, int) and number is not None and number != told:
+                found.append(f"the {role} token ({told}, and {word} with {number})")
+    return found
+
+
+def _named(folder: Path, role: str) -> list[str]:
+    """The tokens that the files of a tokenizer name for a role, the first the one that counts."""
+    found = []
+    for name in _ROLE_FILES:
+        try:
+            token = json.loads((folder / name).read_bytes()).get(f"{role}_token")
+        except (OSError, ValueError, AttributeError):
+            continue
+        content = token.get("content") if isinstance(token, dict) else token
+        if isinstance(content, str):
+            found.append(content)
+    return found
 
 
 def _first(config: dict[str, Any], *names: str) -> Any:

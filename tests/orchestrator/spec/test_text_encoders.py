@@ -79,6 +79,43 @@ def test_files_that_do_not_belong_together_are_refused(
         facts_of(spec_of(encoder))
 
 
+ROLES = {"cls_token": "[CLS]", "sep_token": {"content": "[SEP]"}, "mask_token": "[MASK]"}
+
+
+@pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])
+def test_special_tokens_that_config_and_tokenizer_place_apart_are_refused(
+    encoder: Path, name: str
+) -> None:
+    (encoder / name).write_text(json.dumps(ROLES))
+    edit(encoder, cls_token_id=2, sep_token_id=4, mask_token_id=103)
+    told = (
+        r"tiny: its config.json and its tokenizer differ in the sep token "
+        r"\(4, and \[SEP\] with 3\), the mask token \(103, and \[MASK\] with 4\)\. "
+        "They do not belong together"
+    )
+    with pytest.raises(WeightsError, match=told):
+        facts_of(spec_of(encoder))
+
+
+@pytest.mark.parametrize(
+    ("roles", "config"),
+    [
+        (ROLES, {"cls_token_id": 2, "sep_token_id": 3, "mask_token_id": 4}),
+        # What one of the two leaves open: BERT's own has no such ids, older files had some for all.
+        (ROLES, {"bos_token_id": 0, "eos_token_id": 0}),
+        ({}, {"cls_token_id": 101, "sep_token_id": 102}),
+        (ROLES, {"cls_token_id": None, "eos_token_id": [3, 4]}),
+        ({"bos_token": "<s>", "eos_token": None}, {"bos_token_id": 0, "eos_token_id": 2}),
+    ],
+)
+def test_special_tokens_that_one_of_the_two_does_not_place_are_not_compared(
+    encoder: Path, roles: dict[str, object], config: dict[str, object]
+) -> None:
+    (encoder / "special_tokens_map.json").write_text(json.dumps(roles))
+    edit(encoder, **config)
+    assert facts_of(spec_of(encoder)).n_stages == 3
+
+
 def test_a_tokenizer_that_loses_the_text_is_refused(encoder: Path) -> None:
     content = json.loads((encoder / "tokenizer.json").read_text())
     vocabulary = content["model"]["vocab"]
