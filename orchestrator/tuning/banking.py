@@ -94,8 +94,8 @@ def draw_heads(
                 break
             experiment = factory.make(block, suggestion.values)
             if experiment.id in taken:
-                # A searcher that begins anew gives all known points once, which is no exhaustion.
-                repeats += experiment.id not in unseen
+                # A searcher that begins anew draws all known points again, as new as they were.
+                repeats = 0 if experiment.id in unseen else repeats + 1
                 unseen.discard(experiment.id)
                 continue
             taken.add(experiment.id)

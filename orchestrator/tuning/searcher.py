@@ -86,8 +86,9 @@ class SweepSearcher(Searcher):
             running = {ours for _, ours in self._asks.values()}
             if experiment.id in self._known or experiment.id in running:
                 self._suggester.tell(suggestion.ask, self._known.get(experiment.id))
-                # A searcher that begins anew gives all known points once: no exhaustion.
-                repeats[suggestion.block] += experiment.id not in self._unseen
+                # A searcher that begins anew draws all known points again, as new as they were.
+                seen = experiment.id not in self._unseen
+                repeats[suggestion.block] = repeats[suggestion.block] + 1 if seen else 0
                 self._unseen.discard(experiment.id)
                 self._suggester.repeated(suggestion.block, repeats[suggestion.block])
                 self.reused += 1
