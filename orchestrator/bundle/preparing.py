@@ -292,7 +292,7 @@ def question_in(value: Input) -> Question:
     """The question that an input asks on its context.
 
     Raises:
-        UnreadableExample: It is no object of the two, or one of them is empty.
+        UnreadableExample: It is no object of the two, or one of them is empty or no text.
         TypeError: It is nothing of the kind.
     """
     given: Any = value
@@ -308,9 +308,11 @@ def question_in(value: Input) -> Question:
     question, context = given["question"], given["context"]
     if not isinstance(question, str) or not isinstance(context, str):
         raise UnreadableExample(f"has a question or context that is no text. {_EXPECTED}")
-    if not question.strip() or not context.strip():
-        raise UnreadableExample(f"has an empty question or context. {_EXPECTED}")
-    return Question(question, context, ())
+    try:
+        return Question(given_text(question), given_text(context), ())
+    except UnreadableExample as err:
+        reason = f"has a question or context that {err.reason}. {_EXPECTED}"
+        raise UnreadableExample(reason) from err
 
 
 def _encoded(image: Image.Image) -> bytes:
