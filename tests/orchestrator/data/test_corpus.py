@@ -175,6 +175,91 @@ def test_training_examples_are_a_corpus_and_evaluated_ones_are_in_none(
     )
 
 
+def squad(root: Path, name: str, asked: dict[str, list[str]]) -> str:
+    """A SQuAD file: the questions on each passage, answered by its first word."""
+    paragraphs = [
+        {
+            "context": context,
+            "qas": [
+                {
+                    "id": f"{n}-{k}",
+                    "question": question,
+                    "answers": [{"text": context.split()[0], "answer_start": 0}],
+                }
+                for k, question in enumerate(questions)
+            ],
+        }
+        for n, (context, questions) in enumerate(asked.items())
+    ]
+    (root / name).write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    return str(root / name)
+
+
+def test_of_questions_the_passages_are_learnt_each_once(tmp_path: Path) -> None:
+    passages = {f"passage {n} is here": [f"is it {n}?", f"was it {n}?"] for n in range(6)}
+    shared = {"passage 2 is here": ["what of test?"], "passage of test": ["which?"]}
+    spec = DataSpec(
+        train=squad(tmp_path, "train.json", passages),
+        validation=squad(tmp_path, "validation.json", {"passage 5 is here": ["and now?"]}),
+        test=squad(tmp_path, "test.json", shared),
+    )
+    examples = prepare_data(
+        spec, task="question-answering", seed=0, cache=tmp_path / "data"
+    ).examples
+    found = corpus_of_examples(examples, fraction=0.4, seed=0, cache=tmp_path / "cache")
+    # What validation or test asks on as well is not learnt, though train asks on it too.
+    assert texts_of(found) == [f"passage {n} is here" for n in (0, 1, 3, 4)]
+    assert found.notes == ("2 documents are validated or tested on by the sweep and are left out",)
+    assert 1 <= found.n_held_out < len(found)
+    assert not found.examples.annotated
+    again = corpus_of_examples(examples, fraction=0.4, seed=0, cache=tmp_path / "cache")
+    assert (again.digest, again.examples.digest) == (found.digest, found.examples.digest)
+
+
+def test_the_passages_of_a_test_file_are_in_no_corpus_of_raw_texts(
+    read: Read, tmp_path: Path
+) -> None:
+    long = "word " * 30_000  # longer than a piece
+    asked = {"passage of test": ["is it?", "was it?"], f"{long}end": ["which?"]}
+    spec = DataSpec(
+        train=squad(tmp_path, "train.json", {f"passage {n}": ["is it?"] for n in range(4)}),
+        test=squad(tmp_path, "test.json", asked),
+        validation=0.3,
+    )
+    examples = prepare_data(
+        spec, task="question-answering", seed=0, cache=tmp_path / "data"
+    ).examples
+    folder = write(
+        tmp_path / "raw", a_txt="passage  of test\n", b_txt=f"{long}end", c_txt="one", d_txt="two"
+    )
+    found = read(folder, excluded=evaluated_contents(examples, texts=True))
+    assert texts_of(found) == ["one", "two"]
+    assert found.notes == ("3 documents are validated or tested on by the sweep and are left out",)
+
+
+def test_a_long_text_that_is_tested_on_is_left_out_in_all_its_pieces(
+    read: Read, tmp_path: Path
+) -> None:
+    write_texts(tmp_path / "train", 6, seed=0)
+    write_texts(tmp_path / "test", 2, seed=1)
+    long = " ".join(f"word{i}" for i in range(40_000))
+    (tmp_path / "test" / "animals" / "long.txt").write_text(long)
+    spec = DataSpec(train=str(tmp_path / "train"), test=str(tmp_path / "test"), validation=0.3)
+    examples = prepare_data(
+        spec, task="text-classification", seed=0, cache=tmp_path / "data"
+    ).examples
+    folder = write(tmp_path / "raw", a_txt=long, b_txt="one", c_txt="two")
+    assert len(read(folder)) == 2 + len(list(pieces(long))) > 5
+    excluded = evaluated_contents(examples, texts=True)
+    assert texts_of(read(folder, excluded=excluded)) == ["one", "two"]
+
+
+def test_lone_surrogates_in_a_table_become_question_marks(read: Read, tmp_path: Path) -> None:
+    lines = ['{"text": "one \\ud83d"}', '{"text": "two"}']
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    assert texts_of(read(tmp_path / "t.jsonl")) == ["one ?", "two"]
+
+
 def test_images_are_a_corpus_too(read: Read, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for i in range(4):

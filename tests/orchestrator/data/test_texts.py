@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.data.preparing import prepare_data
-from orchestrator.data.texts import DecodedText, decode_text, decoded_text, text_hash
+from orchestrator.data.texts import (
+    DecodedText,
+    decode_text,
+    decoded_text,
+    given_text,
+    text_hash,
+)
 from orchestrator.errors import DataError, UnreadableExample
 from orchestrator.spec.data import DataSpec
 from tests.orchestrator.text_material import write_texts
@@ -38,6 +44,25 @@ def test_what_is_no_text_is_refused(data: bytes, reason: str) -> None:
 def test_copies_are_found_whatever_their_spaces_and_unicode_form() -> None:
     assert text_hash("Größe  5\r\n") == text_hash("Gro\u0308ße 5")
     assert text_hash("Größe 5") != text_hash("größe 5")
+
+
+def test_characters_that_are_given_keep_their_places() -> None:
+    assert given_text("\ufeffa \ud83d b\udc00") == " a ? b?"
+    assert given_text("a 😀 b") == "a 😀 b"
+    for empty in ("\ufeff", " \n"):
+        with pytest.raises(UnreadableExample, match="is empty"):
+            given_text(empty)
+    with pytest.raises(UnreadableExample, match="NUL"):
+        given_text("a\0b")
+
+
+def test_lone_surrogates_in_a_table_become_question_marks(tmp_path: Path) -> None:
+    names = [(label, number) for label in "ab" for number in range(6)]
+    lines = [f'{{"text": "\\ud83d of {a}{n}, \\ud83d\\ude00", "label": "{a}"}}' for a, n in names]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    examples = prepared(tmp_path / "m.jsonl", tmp_path).examples
+    texts = {examples.text(i) for i in range(len(examples))}
+    assert texts == {f"? of {label}{number}, 😀" for label, number in names}
 
 
 def prepared(data: Path, tmp_path: Path, **spec: object):

@@ -155,6 +155,16 @@ def test_a_long_question_leaves_half_of_an_input_to_the_context() -> None:
     assert {t for a, b in windows for t in range(a, b)} == set(range(15))
 
 
+@pytest.mark.parametrize("overlap", [4, 9, 15])
+def test_windows_beside_a_long_question_share_half_of_what_it_leaves_at_most(overlap: int) -> None:
+    made = cutter(pair=True, size=23, overlap=overlap)
+    windows = made.windows(50, 1_000)
+    assert {stop - start for start, stop in windows} == {10}
+    steps = [after[0] - before[0] for before, after in itertools.pairwise(windows)]
+    assert set(steps[:-1]) == {10 - min(overlap, 5)}
+    assert {t for a, b in windows for t in range(a, b)} == set(range(1_000))
+
+
 def test_only_the_first_token_of_a_word_carries_its_tag() -> None:
     text = TaggedText("Zurich is ten", ((0, 6), (7, 9), (10, 13)), ("O",) * 3)
     tokens = encode(tiny_tokenizer(), text)

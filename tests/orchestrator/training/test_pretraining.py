@@ -22,7 +22,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch.multiprocessing.spawn import start_processes
 
-from orchestrator.data.corpus import Corpus, read_corpus
+from orchestrator.data.corpus import Corpus, corpus_of_examples, read_corpus
 from orchestrator.data.examples import Examples
 from orchestrator.data.tokens import ensure_tokens
 from orchestrator.errors import DivergedError, IntegrityError
@@ -30,14 +30,16 @@ from orchestrator.models.masked_language import MaskedLanguageModel
 from orchestrator.models.text_backbone import build_text_backbone
 from orchestrator.models.weights import tensors_digest
 from orchestrator.spec.backbones import facts_of
-from orchestrator.spec.parts import BackboneSpec
+from orchestrator.spec.parts import BackboneSpec, TaskKind
 from orchestrator.spec.pretraining import CorpusSpec, MaskedLanguage
 from orchestrator.spec.text_encoders import encoder_tokenizer, tokenizer_digest
+from orchestrator.tasks.annotations import Question
 from orchestrator.training.masked_language import MaskedLanguageObjective
-from orchestrator.training.objectives import build_objective
+from orchestrator.training.objectives import build_objective, packed_rows
 from orchestrator.training.pretraining import Objective, PretrainingResult, run_pretraining
 from orchestrator.training.workers import Workers
 from tests.orchestrator.text_material import write_encoder, write_phrases
+from tests.orchestrator.training.span_material import Material
 
 ALONE = Workers(rank=0, world_size=1, device=torch.device("cpu"))
 PARAMS = MaskedLanguage(epochs=2, lr=3e-3, batch_size=8, max_length=32, held_out=0.2, seed=3)
@@ -109,6 +111,33 @@ def run(
 
 def tensors(model: MaskedLanguageModel) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["token-classification", "question-answering"])
+def test_the_passages_of_an_annotated_task_are_packed_each_once(
+    tmp_path: Path, kind: TaskKind
+) -> None:
+    material = Material(tmp_path, kind, n=24)
+    examples, encoder = material.examples, material.encoder
+    corpus = corpus_of_examples(examples, fraction=0.3, seed=0, cache=tmp_path / "cache")
+    tokenizer = encoder_tokenizer(encoder)
+    table = ensure_tokens(corpus.examples, tokenizer, tokenizer_digest(tokenizer))
+    told = [examples.annotation(int(i)) for i in examples.indices("train")]
+    passages = [t.context if isinstance(t, Question) else t.text for t in told]
+    assert isinstance(told[0], Question) is (len(set(passages)) < len(passages))
+    corpus_texts = [corpus.examples.text(i) for i in range(len(corpus))]
+    assert sorted(corpus_texts) == sorted(set(passages))
+
+    rows = packed_rows(PARAMS, encoder, corpus.examples)
+    for split, packed in zip(("train", "validation"), rows, strict=True):
+        texts = corpus.examples.indices(split)  # type: ignore[arg-type]
+        assert len(texts) > 0
+        stream = [t for i in texts for t in [*table[int(i)].tolist(), table.frame.after[-1]]]
+        inner = packed.ids[:, 1:-1].ravel()[: len(stream)].tolist()
+        assert inner == stream
+        assert packed.n_tokens == len(stream) + 2 * len(packed)
+    result = run(objective_of(PARAMS, encoder, corpus), PARAMS, tmp_path / "run")
+    assert result is not None
 
 
 def test_the_encoder_learns_beyond_its_converged_head(
