@@ -243,8 +243,8 @@ def _dimension(
         faults.append(Fault(key, f"no range, but some of {listing(field.words)}. List them"))
         return None
     if isinstance(dim, Range) and _is_shared(cls, name):
-        told = "no range: trials share what is computed once for each value. List the values"
-        faults.append(Fault(key, told))
+        shared = "no range: trials share what is computed once for each value. List the values"
+        faults.append(Fault(key, shared))
         return None
     wrong = [told for value in dim.extremes if (told := _refusal(field, value)) is not None]
     faults += [Fault(key, told) for told in wrong]
