@@ -42,7 +42,7 @@ class MaskedLanguageModel(nn.Module):
         self.library = library
         self.has_own_head = has_own_head
         head = shallow(library)
-        head._modules[library.base_model_prefix] = _Given()
+        head._modules[library.base_model_prefix] = _Given(library.base_model.embeddings)
         self.__dict__["_head"] = head  # no child: its tensors are the library's
 
     def forward(self, tokens: Tokens, chosen: Tensor) -> Tensor:
@@ -74,12 +74,22 @@ class MaskedLanguageModel(nn.Module):
 
     def output_bias(self) -> nn.Parameter | None:
         """The bias of each token of the vocabulary, where the head has one."""
-        bias: nn.Parameter | None = self.library.get_output_embeddings().bias
-        return bias
+        output = getattr(self.library.get_output_embeddings(), "bias", None)
+        width = (self.library.config.vocab_size,)
+        known = [p for p in (output, *self.head_parameters()) if p is not None]
+        # What DeBERTa's newer heads call their output layer is another one: its bias is too short.
+        return next((p for p in known if p.shape == width), None)
 
 
 class _Given(nn.Module):
-    """In place of the encoder: hands on the hidden states that it is given."""
+    """In place of the encoder: hands on the hidden states that it is given.
+
+    Its embeddings are there for heads that read them: DeBERTa's newer ones do.
+    """
+
+    def __init__(self, embeddings: nn.Module) -> None:
+        super().__init__()
+        self.embeddings = embeddings
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> Any:
         from transformers.modeling_outputs import BaseModelOutput
