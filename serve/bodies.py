@@ -19,7 +19,14 @@ from orchestrator.errors import listing, nearest
 from .forms import field_text, field_texts, read_form
 from .items import Accepts, Checked, checked_image, checked_question, checked_text, from_base64
 from .limits import Limits
-from .options import check_count, checked_templates, checked_texts, checked_top, parse_top
+from .options import (
+    check_count,
+    checked_label,
+    checked_templates,
+    checked_texts,
+    checked_top,
+    parse_top,
+)
 from .problems import Refusal, brief
 
 Message = MutableMapping[str, Any]
@@ -206,13 +213,10 @@ def _from_json(body: Body, accepts: Accepts, limits: Limits) -> Submission:
     if not isinstance(inputs, list) or not inputs:
         raise Refusal("malformed", f"inputs: {brief(inputs)} is no list of inputs")
     check_count(len(inputs), limits)
-    label = content.get("label")
-    if not isinstance(label, str | None):
-        raise Refusal("malformed", f"label: {brief(label)} is no text")
     return Submission(
         tuple(_json_item(item, accepts, limits) for item in inputs),
         top=body.top if content.get("top") is None else checked_top(content["top"]),
-        label=label,
+        label=checked_label(content.get("label"), limits),
         labels=checked_texts("labels", content.get("labels"), limits.labels, limits),
         templates=checked_templates(content.get("templates"), limits),
     )
@@ -247,7 +251,7 @@ def _from_form(body: Body, accepts: Accepts, limits: Limits) -> Submission:
     return Submission(
         tuple(check(data, limits) for data in values["input"]),
         top=parse_top(field_text(values["top"][-1])) if values["top"] else body.top,
-        label=field_text(values["label"][-1]) if values["label"] else None,
+        label=checked_label(field_text(values["label"][-1]), limits) if values["label"] else None,
         labels=checked_texts("labels", field_texts(values["labels"]), limits.labels, limits),
         templates=checked_templates(field_texts(values["templates"]), limits),
     )

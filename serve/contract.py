@@ -185,9 +185,11 @@ class ModelList(Told):
 class Served(Told):
     """What one version did since the application started."""
 
-    requests: int
-    errors: int = Field(description="that were the server's own fault")
-    mean_ms: float | None = None
+    requests: int = Field(description="that it answered to clients")
+    errors: int = Field(description="that were its own fault, whoever answered them then")
+    mean_ms: float | None = Field(
+        None, description="of an answer, those that were only compared included"
+    )
 
 
 class Candidate(Told):

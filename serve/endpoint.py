@@ -19,12 +19,14 @@ from orchestrator.bundle.predictor import Predictor
 from orchestrator.bundle.preparing import Input
 from orchestrator.bundle.zero_shot import ZeroShotPredictor
 from orchestrator.errors import DataError, SpecError, reason_of
-from orchestrator.spec.prompts import parse_label_set, with_templates
+from orchestrator.spec.prompts import TEMPLATES, parse_label_set, with_templates
 
 from . import inference_protocol
 from .bodies import Body, Submission, parse
 from .entry import Entry, Identity
 from .items import Checked, Item, Question
+from .limits import Limits
+from .options import check_prompts
 from .problems import Refusal, all_refused
 from .watching import Watched
 from .worker import Worker
@@ -32,6 +34,7 @@ from .worker import Worker
 Verb = Literal["predict", "embed", "explain", "infer"]
 Answer = dict[str, Any] | Refusal
 
+PREDICTING: tuple[Verb, ...] = ("predict", "infer")
 DEFAULT_TOP = 5
 PROBED_EVERY_S = 10.0
 
@@ -47,6 +50,7 @@ class Answered:
         content: The verb's own part of the answer.
         n_items: Inputs in the request.
         n_refused: Those of them that have a problem instead of an answer.
+        gists: What versions of a model must agree in, of each input that was predicted.
         queued_s: Waited for a thread.
         ran_s: Decoded and computed.
     """
@@ -55,6 +59,7 @@ class Answered:
     content: dict[str, Any]
     n_items: int
     n_refused: int = 0
+    gists: tuple[Any, ...] = ()
     queued_s: float = 0.0
     ran_s: float = 0.0
 
@@ -105,6 +110,7 @@ class LocalEndpoint:
             content,
             n_items=len(items),
             n_refused=sum(isinstance(item, Refusal) for item in items),
+            gists=tuple(map(gist, items)) if verb in PREDICTING else (),
             queued_s=done.queued_s,
             ran_s=done.ran_s,
         )
@@ -141,7 +147,7 @@ class LocalEndpoint:
             )
         explained = self.predictor
         if self.open_one is not None and (submission.labels or submission.templates):
-            by = explained = _labelled(self.open_one, submission)
+            by = explained = _labelled(self.open_one, submission, limits)
         match verb:
             case "predict":
                 answers = self._answers(submission, top=submission.top or DEFAULT_TOP, by=by)
@@ -212,6 +218,17 @@ def _predict(by: Predictor, inputs: Sequence[Item], top: int) -> Iterable[dict[s
     return by.predict(cast(Sequence[Input], inputs), top=top) if inputs else ()
 
 
+def gist(answer: Any) -> Any:
+    """What two versions must agree in; their probabilities may differ."""
+    if isinstance(answer, Refusal):
+        return answer.slug
+    if "entities" in answer:
+        return [(e["label"], e["start"], e["end"]) for e in answer["entities"]]
+    if "labels" in answer:
+        return sorted(answer["labels"])
+    return answer.get("label", answer.get("answer"))
+
+
 def sample(entry: Entry) -> Item:
     """A plain input that every model of the kind must answer."""
     match entry.accepts:
@@ -250,16 +267,19 @@ def _checked(answer: dict[str, Any]) -> Answer:
     return told
 
 
-def _labelled(open_one: ZeroShotPredictor, submission: Submission) -> Predictor:
+def _labelled(open_one: ZeroShotPredictor, submission: Submission, limits: Limits) -> Predictor:
     """The model under a request's own labels, or its own labels under a request's templates.
 
     Raises:
-        Refusal: Labels or templates that cannot be, or prompts that are too long.
+        Refusal: Labels or templates that cannot be, too many prompts, or such that are too long.
     """
     labels = submission.labels or open_one.own.manifest.task.labels
     try:
         asked = parse_label_set(list(labels), source="labels")
         asked = with_templates(asked, submission.templates or ())
+        named = asked.templates
+        n_templates = len(TEMPLATES[named] if isinstance(named, str) else named)
+        check_prompts(len(asked.labels), n_templates, limits)
         return open_one.labelled(asked)
     except SpecError as err:
         raise Refusal("unsuitable", str(err)) from err

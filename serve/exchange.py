@@ -23,6 +23,7 @@ Scope = Mapping[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 LINGER_S = 1.0  # a refused client may go on sending for so long before it is cut off
+MOST_PARAMETERS = 64  # in a query
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -108,9 +109,20 @@ class Exchange:
 
     @property
     def query(self) -> dict[str, str]:
-        """Its parameters; of one that is there twice, the last."""
+        """Its parameters; of one that is there twice, the last.
+
+        Raises:
+            Refusal: There are too many.
+        """
         text = self.scope.get("query_string", b"")[:4096].decode("latin-1")
-        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=64))
+        try:
+            return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_PARAMETERS))
+        except ValueError as err:
+            raise Refusal(
+                "malformed",
+                f"The query has more than {MOST_PARAMETERS} parameters. Only `top` is read: leave "
+                "the others out",
+            ) from err
 
     async def body(self, take: Callable[[int], None]) -> Body:
         """The body, read within its limits.

@@ -145,9 +145,28 @@ class Handler:
         exchange.model, exchange.version = name, found.entry.version
         return found
 
-    async def ask(self, exchange: Exchange, name: str, verb: Verb) -> Answered:
-        """What the endpoint of a name answers to the body of a request."""
-        endpoint = self.endpoint(exchange, name)
+    def version(self, exchange: Exchange, name: str, version: str | None) -> Endpoint:
+        """The endpoint of a name, or of one of its versions where one is named.
+
+        Raises:
+            Refusal: There is none.
+        """
+        found = self.endpoint(exchange, name)
+        if version is None:
+            return found
+        versions = served_versions(found)
+        if version not in versions:
+            raise Refusal(
+                "unknown-model",
+                f"{name} is not served in version {brief(version)}, only {listing(versions)}. "
+                "Leave the version out, or name one of these",
+            )
+        exchange.version = version
+        return versions[version]
+
+    async def ask(self, exchange: Exchange, endpoint: Endpoint, verb: Verb) -> Answered:
+        """What an endpoint answers to the body of a request."""
+        name = endpoint.entry.name
         with self.counted.in_flight(name), self.room.held() as take:
             answered = await endpoint.ask(verb, await exchange.body(take))
         exchange.version = answered.by.version
@@ -190,7 +209,8 @@ async def _model(handler: Handler, exchange: Exchange, path: re.Match[str]) -> R
 
 
 async def _ask(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
-    answered = await handler.ask(exchange, path["name"], _VERBS[path["verb"]])
+    endpoint = handler.endpoint(exchange, path["name"])
+    answered = await handler.ask(exchange, endpoint, _VERBS[path["verb"]])
     by = answered.by
     timing = _timing_ms(exchange, answered)
     return json_reply(
@@ -203,8 +223,17 @@ async def _ask(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Rep
             "timing_ms": timing,
         },
         X_Model_Version=by.version,
-        Server_Timing=", ".join(f"{name};dur={ms}" for name, ms in timing.items()),
+        Server_Timing=_server_timing(timing),
     )
+
+
+def served_versions(endpoint: Endpoint) -> dict[str, Endpoint]:
+    """Each version behind an endpoint by its name, the trusted one first."""
+    if isinstance(endpoint, SplitEndpoint):
+        both = (endpoint.candidate, endpoint.current)
+        found: dict[str, Endpoint] = {one.entry.version: one for one in both}
+        return dict(reversed(found.items()))
+    return {endpoint.entry.version: endpoint}
 
 
 def _timing_ms(exchange: Exchange, answered: Answered) -> dict[str, float]:
@@ -215,6 +244,10 @@ def _timing_ms(exchange: Exchange, answered: Answered) -> dict[str, float]:
         "total": time.perf_counter() - exchange.started_s,
     }
     return {name: round(1000 * value, 2) for name, value in seconds.items()}
+
+
+def _server_timing(timing_ms: Mapping[str, float]) -> str:
+    return ", ".join(f"{name};dur={ms}" for name, ms in timing_ms.items())
 
 
 async def _alive(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
@@ -252,19 +285,26 @@ async def _v2_live(handler: Handler, exchange: Exchange, path: re.Match[str]) ->
 
 
 async def _v2_model(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
-    return json_reply(inference_protocol.metadata(handler.endpoint(exchange, path["name"]).entry))
+    versions = served_versions(handler.endpoint(exchange, path["name"]))
+    entry = handler.version(exchange, path["name"], path["version"]).entry
+    return json_reply(inference_protocol.metadata(entry, versions=list(versions)))
 
 
 async def _v2_model_ready(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
-    endpoint = handler.endpoint(exchange, path["name"])
+    endpoint = handler.version(exchange, path["name"], path["version"])
     if not await _is_well(endpoint):
         raise Refusal("not-ready", f"{endpoint.entry.name} does not answer its probe")
     return json_reply({"name": endpoint.entry.name, "ready": True})
 
 
 async def _v2_infer(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
-    answered = await handler.ask(exchange, path["name"], "infer")
-    return json_reply(answered.content, X_Model_Version=answered.by.version)
+    endpoint = handler.version(exchange, path["name"], path["version"])
+    answered = await handler.ask(exchange, endpoint, "infer")
+    return json_reply(
+        answered.content,
+        X_Model_Version=answered.by.version,
+        Server_Timing=_server_timing(_timing_ms(exchange, answered)),
+    )
 
 
 def _route(path: str, *, open: bool = False, **actions: Action) -> Route:
@@ -272,7 +312,7 @@ def _route(path: str, *, open: bool = False, **actions: Action) -> Route:
 
 
 _MODEL = f"(?P<name>{_NAME})"
-_V2_MODEL = f"/v2/models/(?P<name>{_NAME})(/versions/[0-9A-Za-z]+)?"
+_V2_MODEL = f"/v2/models/(?P<name>{_NAME})(/versions/(?P<version>[0-9A-Za-z]+))?"
 
 ROUTES = (
     _route(f"/v1/models/{_MODEL}:(?P<verb>{'|'.join(_VERBS)})", POST=_ask),

@@ -22,6 +22,7 @@ from .options import check_count
 from .problems import Refusal, brief
 
 SERVER = {"name": "transfer-orchestrator", "extensions": []}
+MOST_SIDES = 8  # of a tensor
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Inference:
     outputs: frozenset[str] | None = None
 
 
-def metadata(entry: Entry) -> dict[str, Any]:
-    """What a model takes and gives."""
+def metadata(entry: Entry, *, versions: Sequence[str]) -> dict[str, Any]:
+    """What a model takes and gives, and the versions of it that may be asked."""
     return {
         "name": entry.name,
-        "versions": [entry.version],
+        "versions": list(versions),
         "platform": "transfer-orchestrator",
         "inputs": [
             {"name": name, "datatype": "BYTES", "shape": [-1]} for name in input_names(entry)
@@ -161,6 +162,8 @@ def _data(tensor: dict[str, Any]) -> tuple[list[Any], list[int]]:
     shape = tensor.get("shape")
     if not isinstance(shape, list) or not all(_is_length(side) for side in shape):
         raise Refusal("malformed", f"shape: {brief(shape)} is no list of lengths")
+    if len(shape) > MOST_SIDES:
+        raise Refusal("too-many", f"shape: {len(shape):,} sides. A tensor has at most {MOST_SIDES}")
     data = tensor.get("data")
     if not isinstance(data, list):
         raise Refusal(

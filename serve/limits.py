@@ -29,6 +29,9 @@ class Limits(Frozen):
     text_chars: Count = Field(100_000, description="of one text, or of a question's context")
     labels: Count = Field(1000, description="zero-shot: labels in one request")
     templates: Count = Field(100, description="zero-shot: prompt templates in one request")
+    prompts: Count = Field(
+        2000, description="zero-shot: labels × templates in one request, each a text to embed"
+    )
     prompt_chars: Count = Field(2000, description="of one label, template or question")
     read_s: Seconds = Field(15.0, description="until the whole body must have arrived")
     answer_s: Seconds = Field(30.0, description="until the answer must be ready")

@@ -21,6 +21,7 @@ REQUESTS = "orchestrator_requests_total"
 ITEMS = "orchestrator_items_total"
 SECONDS = "orchestrator_request_seconds"
 COMPARED = "orchestrator_comparisons_total"
+VERSION_SECONDS = "orchestrator_version_seconds"
 DRIFT_SHIFT = "orchestrator_input_drift_shift"
 DRIFT_FAR = "orchestrator_input_drift_far_share"
 IN_FLIGHT = "orchestrator_requests_in_flight"
@@ -30,6 +31,10 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     ITEMS: ("counter", "Inputs by whether they were answered"),
     SECONDS: ("histogram", "Seconds from the first byte of a request to its answer"),
     COMPARED: ("counter", "Answers of a candidate beside those of the version that is trusted"),
+    VERSION_SECONDS: (
+        "histogram",
+        "Seconds that each of two versions took to answer, whether or not a client was told",
+    ),
     DRIFT_SHIFT: (
         "gauge",
         "Distance of the newest inputs' mean features from the training mean, in deviations",

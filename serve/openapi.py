@@ -182,6 +182,7 @@ OPERATIONS = (
         body=contract.InferRequest,
         slugs=("unknown-model", "unoffered", *BODY),
         parameters=(NAME,),
+        versioned=True,
     ),
     Operation(
         "get",

@@ -31,6 +31,15 @@ def checked_top(value: object) -> int:
     return value
 
 
+def checked_label(value: object, limits: Limits) -> str | None:
+    """The label that is to be explained; None where none is named."""
+    if not isinstance(value, str | None):
+        raise Refusal("malformed", f"label: {brief(value)} is no text")
+    if value is not None:
+        _check_length("label", value, limits)
+    return value
+
+
 def checked_templates(value: object, limits: Limits) -> tuple[str, ...] | None:
     """Prompt templates, each with a place for the label."""
     found = checked_texts("templates", value, limits.templates, limits)
@@ -41,6 +50,17 @@ def checked_templates(value: object, limits: Limits) -> tuple[str, ...] | None:
                 f"templates: {brief(template)} needs one {{}}, where the label goes",
             )
     return found
+
+
+def check_prompts(n_labels: int, n_templates: int, limits: Limits) -> None:
+    """Refuse more prompts than a request may have embedded."""
+    if n_labels * n_templates > limits.prompts:
+        raise Refusal(
+            "too-many",
+            f"labels: {n_labels:,} under {n_templates:,} templates are "
+            f"{n_labels * n_templates:,} prompts. At most {limits.prompts:,} are taken: give fewer "
+            "labels, or fewer templates",
+        )
 
 
 def checked_texts(name: str, value: object, most: int, limits: Limits) -> tuple[str, ...] | None:
@@ -54,15 +74,19 @@ def checked_texts(name: str, value: object, most: int, limits: Limits) -> tuple[
     if len(value) > most:
         raise Refusal("too-many", f"{name}: {len(value):,}. At most {most:,} are taken")
     for text in value:
-        if len(text) > limits.prompt_chars:
-            raise Refusal(
-                "too-large",
-                f"{name}: {brief(text)} has {len(text):,} characters. At most "
-                f"{limits.prompt_chars:,} are taken",
-            )
+        _check_length(name, text, limits)
         if not text.strip() or not is_unicode(text) or "\0" in text:
             raise Refusal("unsuitable", f"{name}: {brief(text)} is no written text")
     if len(set(value)) < len(value):
         twice = next(text for text in value if value.count(text) > 1)
         raise Refusal("unsuitable", f"{name}: {brief(twice)} is there twice")
     return tuple(value)
+
+
+def _check_length(name: str, text: str, limits: Limits) -> None:
+    if len(text) > limits.prompt_chars:
+        raise Refusal(
+            "too-large",
+            f"{name}: {brief(text)} has {len(text):,} characters. At most "
+            f"{limits.prompt_chars:,} are taken",
+        )

@@ -49,7 +49,7 @@ KINDS: dict[Slug, Kind] = {
     "key-missing": Kind(401, "A key is needed"),
     "key-wrong": Kind(403, "The key is not one of ours"),
     "unknown-path": Kind(404, "There is nothing at this path"),
-    "unknown-model": Kind(404, "No model of this name is served"),
+    "unknown-model": Kind(404, "No such model is served"),
     "unoffered": Kind(404, "This model does not offer that"),
     "method": Kind(405, "The path does not take this method"),
     "slow-body": Kind(408, "The body came too slowly"),

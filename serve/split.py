@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from . import metrics
 from .bodies import Body
-from .endpoint import Answered, Endpoint, Verb
+from .endpoint import PREDICTING, Answered, Endpoint, Verb
 from .entry import Entry
 from .metrics import Metrics
 from .problems import Refusal
@@ -19,13 +21,21 @@ _LOG = logging.getLogger("transfer_orchestrator.serve")
 
 COMPARED_AT_ONCE = 4  # comparisons beyond these are left out: they must not crowd requests out
 
+# Of the time that an answer may take: the body may have taken half, and the version that answers
+# in the candidate's place needs some too.
+CANDIDATE_FRACTION = 0.3
+
+# `failed`: the candidate gave no answer. `skipped`: nothing was compared, for another reason.
+Outcome = Literal["same", "different", "failed", "skipped"]
+
 
 @dataclass
 class SplitEndpoint:
     """Answers with one version, or with a candidate for a share of the requests.
 
     What the candidate answers is compared with what the other version does. A candidate that
-    fails costs no request its answer: the other version gives it.
+    fails, refuses, is overloaded or takes too long costs no request its answer: the other version
+    gives it.
 
     Attributes:
         current: The version that is trusted.
@@ -53,59 +63,97 @@ class SplitEndpoint:
         return "canary" if self.share > 0 else "shadow"
 
     async def ask(self, verb: Verb, body: Body) -> Answered:
-        if self.share == 0:
-            answered = await self.current.ask(verb, body)
-            if verb == "predict":
-                self._compare(answered, self.candidate, body)
-            return answered
-        if verb != "predict" or self.rng.random() >= self.share:
+        if verb not in PREDICTING:
             return await self.current.ask(verb, body)
-        try:
-            answered = await self.candidate.ask(verb, body)
-        except Refusal as refused:
-            if refused.status < 500 or refused.slug == "overloaded":
-                raise
-            return await self._instead(verb, body)
-        except Exception:  # noqa: BLE001  (a candidate's failure must not reach the client)
-            _LOG.exception("the candidate of %s failed", self.entry.name)
-            return await self._instead(verb, body)
-        self._compare(answered, self.current, body)
+        if self.share == 0:
+            answered = await self._timed(self.current, verb, body)
+            self._later(self._shadowed(answered, verb, body))
+            return answered
+        if self.rng.random() >= self.share:
+            return await self._timed(self.current, verb, body)
+        outcome = await self._of_candidate(verb, body, CANDIDATE_FRACTION)
+        if isinstance(outcome, Answered):
+            self._later(self._checked(outcome, verb, body))
+            return outcome
+        answered = await self._timed(self.current, verb, body)  # or the client's own fault
+        self._count(outcome)
         return answered
 
     async def probe(self) -> None:
+        """Of the version that is trusted: a candidate that fails costs nobody an answer."""
         await self.current.probe()
-        await self.candidate.probe()
 
     async def settled(self) -> None:
         """Wait for the comparisons that run."""
         await asyncio.gather(*self._comparing, return_exceptions=True)
 
-    async def _instead(self, verb: Verb, body: Body) -> Answered:
-        self._count("failed")
-        return await self.current.ask(verb, body)
+    async def _of_candidate(
+        self, verb: Verb, body: Body, fraction: float
+    ) -> Answered | Literal["failed", "skipped"]:
+        """The candidate's answer, or what is counted in its place.
 
-    def _compare(self, answered: Answered, other: Endpoint, body: Body) -> None:
+        Args:
+            verb: As `Endpoint.ask` has it.
+            body: The same.
+            fraction: Of the time that an answer may take, that the candidate has.
+        """
+        try:
+            async with asyncio.timeout(self.entry.limits.answer_s * fraction):
+                return await self._timed(self.candidate, verb, body)
+        except Refusal as refused:
+            return "skipped" if refused.slug == "overloaded" else "failed"
+        except TimeoutError:
+            return "failed"
+        except Exception:  # noqa: BLE001  (a candidate's failure must not reach the client)
+            _LOG.exception("the candidate of %s failed", self.entry.name)
+            return "failed"
+
+    async def _shadowed(self, answered: Answered, verb: Verb, body: Body) -> None:
+        """Compare the candidate with the answer that the client was given."""
+        outcome = await self._of_candidate(verb, body, 1.0)
+        if isinstance(outcome, Answered):
+            self._compare(answered, outcome)
+        else:
+            self._count(outcome)
+
+    async def _checked(self, answered: Answered, verb: Verb, body: Body) -> None:
+        """Compare the candidate's answer, which the client was given, with the trusted one."""
+        try:
+            async with asyncio.timeout(self.entry.limits.answer_s):
+                trusted = await self._timed(self.current, verb, body)
+        except Refusal as refused:
+            self._count("skipped" if refused.status >= 500 else "different")
+        except Exception:  # noqa: BLE001  (nobody waits for it, and it is not the candidate's)
+            _LOG.exception("the trusted version of %s failed beside its candidate", self.entry.name)
+            self._count("skipped")
+        else:
+            self._compare(trusted, answered)
+
+    async def _timed(self, endpoint: Endpoint, verb: Verb, body: Body) -> Answered:
+        started_s = time.perf_counter()
+        answered = await endpoint.ask(verb, body)
+        self.counted.observe(
+            metrics.VERSION_SECONDS,
+            time.perf_counter() - started_s,
+            model=self.entry.name,
+            version=endpoint.entry.version,
+        )
+        return answered
+
+    def _later(self, comparison: Coroutine[Any, Any, None]) -> None:
         if len(self._comparing) >= COMPARED_AT_ONCE:
+            comparison.close()
             self._count("skipped")
             return
-        task = asyncio.get_running_loop().create_task(self._compared(answered, other, body))
+        task = asyncio.get_running_loop().create_task(comparison)
         self._comparing.add(task)
         task.add_done_callback(self._comparing.discard)
 
-    async def _compared(self, answered: Answered, other: Endpoint, body: Body) -> None:
-        try:
-            beside = await other.ask("predict", body)
-        except Refusal as refused:
-            self._count("skipped" if refused.slug == "overloaded" else "failed")
-        except Exception:  # noqa: BLE001  (a candidate's failure must not reach the client)
-            _LOG.exception("no comparison of %s", self.entry.name)
-            self._count("failed")
-        else:
-            pairs = zip(answered.content["answers"], beside.content["answers"], strict=True)
-            for one, two in pairs:
-                self._count("same" if _gist(one) == _gist(two) else "different")
+    def _compare(self, one: Answered, other: Answered) -> None:
+        for a, b in zip(one.gists, other.gists, strict=True):
+            self._count("same" if a == b else "different")
 
-    def _count(self, outcome: str) -> None:
+    def _count(self, outcome: Outcome) -> None:
         self.counted.add(
             metrics.COMPARED,
             model=self.entry.name,
@@ -115,17 +163,6 @@ class SplitEndpoint:
         )
 
 
-def _gist(answer: dict[str, Any]) -> Any:
-    """What two versions must agree in; their probabilities may differ."""
-    if "error" in answer:
-        return answer["error"].get("type")
-    if "entities" in answer:
-        return [(e["label"], e["start"], e["end"]) for e in answer["entities"]]
-    if "labels" in answer:
-        return sorted(answer["labels"])
-    return answer.get("label", answer.get("answer"))
-
-
 def report(split: SplitEndpoint, total: metrics.Snapshot) -> dict[str, Any]:
     """How both versions did, as `GET /v1/models/NAME` tells it."""
     name, identity = split.entry.name, split.candidate.entry.identity
@@ -133,7 +170,7 @@ def report(split: SplitEndpoint, total: metrics.Snapshot) -> dict[str, Any]:
         outcome: metrics.total_of(
             total, metrics.COMPARED, model=name, candidate=identity.version, outcome=outcome
         )
-        for outcome in ("same", "different", "failed", "skipped")
+        for outcome in get_args(Outcome)
     }
     judged = compared["same"] + compared["different"]
     return {
@@ -145,19 +182,22 @@ def report(split: SplitEndpoint, total: metrics.Snapshot) -> dict[str, Any]:
         "compared": {key: int(value) for key, value in compared.items()},
         "agreement": round(compared["same"] / judged, 4) if judged else None,
         "versions": {
-            version: _served(total, name, version)
-            for version in (split.entry.version, identity.version)
+            split.entry.version: _served(total, name, split.entry.version),
+            identity.version: _served(
+                total, name, identity.version, failed=int(compared["failed"])
+            ),
         },
     }
 
 
-def _served(total: metrics.Snapshot, name: str, version: str) -> dict[str, Any]:
+def _served(total: metrics.Snapshot, name: str, version: str, *, failed: int = 0) -> dict[str, Any]:
+    """What one version did; `failed` requests of it were answered by the other."""
     which = {"model": name, "version": version}
-    requests = metrics.total_of(total, metrics.REQUESTS, **which)
-    failed = metrics.total_of(total, metrics.REQUESTS, outcome="failed", **which)
-    seconds = metrics.total_of(total, f"{metrics.SECONDS}_sum", **which)
+    errors = metrics.total_of(total, metrics.REQUESTS, outcome="failed", **which)
+    answers = metrics.total_of(total, f"{metrics.VERSION_SECONDS}_count", **which)
+    seconds = metrics.total_of(total, f"{metrics.VERSION_SECONDS}_sum", **which)
     return {
-        "requests": int(requests),
-        "errors": int(failed),
-        "mean_ms": round(1000 * seconds / requests, 2) if requests else None,
+        "requests": int(metrics.total_of(total, metrics.REQUESTS, **which)),
+        "errors": int(errors) + failed,
+        "mean_ms": round(1000 * seconds / answers, 2) if answers else None,
     }

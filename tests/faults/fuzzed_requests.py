@@ -34,7 +34,10 @@ MEDIA = (
     'multipart/form-data; boundary="B', "a/b; " + "x=y;" * 500, "\xff/\xfe",
 )  # fmt: skip
 PATHS = ("/", "/v1/models/", "/v2/models/x", "/metrics/..", "//", "/\0", "/v1/models/:predict")
-QUERIES = (b"",) * 6 + (b"top=1", b"top=-1", b"top=%00", b"top=" + b"9" * 900, b"&&==")
+QUERIES = (
+    *(b"",) * 6, b"top=1", b"top=-1", b"top=%00", b"top=" + b"9" * 900, b"&&==", b"&" * 64,
+    b"a=b&" * 900 + b"top=2",
+)  # fmt: skip
 WORDS = (
     "", " ", "a", "one text of some words", "\0", "\ud800", "\U0010ffff", "é", "\u202eabc", "{}",
     "a" * 3000, "NaN", "<script>", "../../etc/passwd", "${jndi:x}", "%s%n", "'; drop table",
@@ -179,7 +182,9 @@ def _inference(rng: random.Random) -> tuple[str, str, bytes]:
     tensor = {
         "name": rng.choice(("image", "text", "x")),
         "datatype": rng.choice(("BYTES", "UINT8", "FP32")),
-        "shape": rng.choice(([1], [2], [1, 2, 2, 3], [], [-1], ["a"], [2**40])),
+        "shape": rng.choice(
+            ([1], [2], [1, 2, 2, 3], [], [-1], ["a"], [2**40], [1] * 8, [2**31 - 1] * 2000)
+        ),
         "data": rng.choice(([base64.b64encode(FILES[0]).decode()], [0] * 12, ["a"], [None], [[1]])),
     }
     if rng.random() < 0.3:

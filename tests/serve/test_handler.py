@@ -304,6 +304,38 @@ def test_a_request_keeps_a_harmless_id_of_its_own(call: Call) -> None:
         assert len(given) == 32
 
 
+def test_a_model_that_fails_its_probe_is_not_ready(make: Callable[..., Handler]) -> None:
+    handler = make()
+
+    def broken(views: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    handler.endpoints["colours"].predictor.probabilities = broken  # type: ignore[attr-defined]
+    found = problem(asyncio.run(ask(handler, "GET", "/readyz")), 503, "not-ready")
+    assert found["detail"].startswith("colours does not")
+    one = asyncio.run(ask(handler, "GET", "/v2/models/colours/ready"))
+    problem(one, 503, "not-ready")
+    assert asyncio.run(ask(handler, "GET", "/v2/models/lengths/ready")).status_code == 200
+    assert asyncio.run(ask(handler, "GET", "/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["&" * 64, "a=1&" * 70 + "top=1", "&" * 5000])
+def test_a_query_of_too_many_parameters_is_refused(call: Call, query: str) -> None:
+    found = problem(call("POST", f"{PREDICT}?{query}", content=RED), 400, "malformed")
+    assert "more than 64 parameters" in found["detail"]
+
+
+def test_a_label_of_megabytes_is_refused_and_not_repeated(call: Call) -> None:
+    path, label = "/v1/models/colours:explain", "a" * (10 << 20)
+    for options in (
+        {"json": in_json(RED, label=label)},
+        {"files": {"input": RED}, "data": {"label": label}},
+    ):
+        response = call("POST", path, **options)
+        problem(response, 422, "too-large")
+        assert len(response.content) < 1000
+
+
 # Keys.
 
 KEY = "a-key-of-thirty-characters-000"

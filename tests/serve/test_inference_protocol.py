@@ -93,6 +93,9 @@ def test_texts_are_answered(call: Call) -> None:
         (tensor(["AAAA"], shape=[2]), 400),
         (tensor(["AAAA"], shape=[-1]), 400),
         (tensor(["AAAA"], shape="a"), 400),
+        (tensor(["AAAA"], shape=[1] * 9), 422),
+        (tensor(["AAAA"], shape=[2**31 - 1] * 8), 400),
+        (tensor(["AAAA"], shape=[2**31 - 1] * 200_000), 422),
         (tensor(["AAAA"] * 33), 422),
         (tensor(["AAAA"]), 422),
         (tensor(["\u0431"]), 422),
@@ -112,6 +115,23 @@ def test_what_the_protocol_does_not_allow_is_refused(
     response = call("POST", INFER, json=body)
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
+    assert len(response.content) < 2000
+
+
+def test_only_a_version_that_is_served_answers(call: Call) -> None:
+    body = tensor([base64.b64encode(RED).decode()])
+    named = "/v2/models/colours/versions/3"
+    assert call("POST", f"{named}/infer", json=body).json()["model_version"] == "3"
+    assert call("GET", named).json()["versions"] == ["3"]
+    assert call("GET", f"{named}/ready").status_code == 200
+    other = "/v2/models/colours/versions/99"
+    for response in (
+        call("POST", f"{other}/infer", json=body),
+        call("GET", other),
+        call("GET", f"{other}/ready"),
+    ):
+        assert response.status_code == 404
+        assert "only 3" in response.json()["detail"]
 
 
 def entry_of(folder: Path, kind: TaskKind, labels: tuple[str, ...]) -> Entry:
@@ -130,7 +150,7 @@ def questions(*pairs: tuple[str, str], **changes: Any) -> bytes:
 
 def test_a_question_and_its_context_are_two_tensors(tmp_path: Path) -> None:
     entry = entry_of(tmp_path / "qa", "question-answering", ())
-    told = inference_protocol.metadata(entry)
+    told = inference_protocol.metadata(entry, versions=["2"])
     assert [one["name"] for one in told["inputs"]] == ["question", "context"]
     assert [one["name"] for one in told["outputs"]] == ["answer", "score"]
 
@@ -177,7 +197,7 @@ def test_as_many_contexts_as_questions(tmp_path: Path) -> None:
 
 def test_entities_are_told_as_json(tmp_path: Path) -> None:
     entry = entry_of(tmp_path / "ner", "token-classification", ("O", "B-PLACE"))
-    (output,) = inference_protocol.metadata(entry)["outputs"]
+    (output,) = inference_protocol.metadata(entry, versions=["2"])["outputs"]
     assert output == {"name": "entities", "datatype": "BYTES", "shape": [-1]}
 
     body = json.dumps(tensor(["Über Köln"], name="text")).encode()

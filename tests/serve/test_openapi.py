@@ -48,7 +48,7 @@ def actual(routes: tuple[Route, ...]) -> set[tuple[str, str]]:
     found = set()
     for route in routes:
         path = re.sub(r"\(\?P<name>[^)]*\)", "{name}", route.path.pattern)
-        path = path.replace("(/versions/[0-9A-Za-z]+)?", "").replace("\\", "")
+        path = path.replace("(/versions/(?P<version>[0-9A-Za-z]+))?", "").replace("\\", "")
         verbs = re.search(r"\(\?P<verb>([^)]*)\)", path)
         for verb in verbs[1].split("|") if verbs else ("",):
             whole = path.replace(verbs[0], verb) if verbs else path

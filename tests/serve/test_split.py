@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,14 @@ class Reversed(Colours):
         return super().probabilities(views)[:, ::-1]
 
 
+class Slow(Colours):
+    """Takes longer than it has."""
+
+    def probabilities(self, views: Sequence[Any]) -> Any:
+        time.sleep(1.5)
+        return super().probabilities(views)
+
+
 class Broken(Colours):
     """Fails on every image."""
 
@@ -40,11 +50,19 @@ class Broken(Colours):
         raise RuntimeError("out of memory")
 
 
-def split(folder: Path, candidate: type[Colours], share: float) -> tuple[Handler, SplitEndpoint]:
-    limits, worker = Limits(), Worker(threads=2, queue=64)
+def split(
+    folder: Path,
+    candidate: type[Colours],
+    share: float,
+    *,
+    current: type[Colours] = Colours,
+    answer_s: float = 30,
+) -> tuple[Handler, SplitEndpoint]:
+    limits = Limits(answer_s=answer_s)
     counted = Metrics()
     endpoints = []
-    for version, kind in (("1", Colours), ("2", candidate)):
+    for version, kind in (("1", current), ("2", candidate)):
+        worker = Worker(threads=2, queue=64)
         bundle = plain_bundle(
             folder / version, kind="image-classification", labels=COLOURS, salt=version
         )
@@ -97,6 +115,67 @@ def test_a_canary_that_fails_costs_no_request_its_answer(tmp_path: Path) -> None
     assert {response.status_code for response in found} == {200}
     assert {response.json()["version"] for response in found} == {"1"}
     assert told["compared"]["failed"] > 10
+    assert told["versions"]["2"]["errors"] == told["compared"]["failed"]
+    assert told["versions"]["1"]["errors"] == 0
+
+
+def test_a_canary_that_hangs_costs_no_request_its_answer(tmp_path: Path) -> None:
+    found, told = answers(*split(tmp_path, Slow, 0.9, answer_s=1), 4)
+    assert {response.status_code for response in found} == {200}
+    assert {response.json()["version"] for response in found} == {"1"}
+    assert told["compared"]["failed"] + told["compared"]["skipped"] > 0
+
+
+def test_a_canary_that_is_overloaded_costs_no_request_its_answer(tmp_path: Path) -> None:
+    handler, both = split(tmp_path, Colours, 0.9)
+    both.candidate.worker = Worker(threads=1, queue=0)  # type: ignore[attr-defined]
+    both.candidate.worker._taken = 1  # type: ignore[attr-defined]
+    found, told = answers(handler, both, 10)
+    assert {(r.status_code, r.json()["version"]) for r in found} == {(200, "1")}
+    assert told["compared"]["skipped"] > 0
+    assert told["compared"]["failed"] == 0
+
+
+def test_a_trusted_version_that_fails_beside_its_canary_is_not_the_canarys_fault(
+    tmp_path: Path,
+) -> None:
+    found, told = answers(*split(tmp_path, Colours, 0.99, current=Broken), 8)
+    by_canary = sum(r.status_code == 200 for r in found)
+    assert by_canary > 0
+    assert told["compared"] == {"same": 0, "different": 0, "failed": 0, "skipped": by_canary}
+    assert told["versions"]["2"]["errors"] == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.99])
+def test_the_open_inference_protocol_is_split_and_compared_too(
+    tmp_path: Path, share: float
+) -> None:
+    handler, both = split(tmp_path, Reversed, share)
+    image = base64.b64encode(RED).decode()
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [image]}
+    body = {"inputs": [tensor], "outputs": [{"name": "probabilities"}]}
+
+    async def infer(path: str) -> dict[str, Any]:
+        found = (await ask(handler, "POST", f"/v2/models/colours{path}/infer", json=body)).json()
+        await both.settled()
+        return found
+
+    async def all_of_it() -> Any:
+        versions = {(await infer(""))["model_version"] for _ in range(6)}
+        named = [(await infer(f"/versions/{one}"))["model_version"] for one in ("1", "2")]
+        listed = (await ask(handler, "GET", "/v2/models/colours")).json()["versions"]
+        details = (await ask(handler, "GET", "/v1/models/colours")).json()
+        return versions, named, listed, details["candidate"]["compared"]["different"]
+
+    versions, named, listed, different = asyncio.run(all_of_it())
+    assert ("2" in versions) == (share > 0)
+    assert named == listed == ["1", "2"]
+    assert different >= 5
+
+
+def test_a_candidate_that_fails_its_probe_leaves_the_model_ready(tmp_path: Path) -> None:
+    handler, _ = split(tmp_path, Broken, 0.5)
+    assert asyncio.run(ask(handler, "GET", "/readyz")).status_code == 200
 
 
 def test_a_shadow_never_answers_and_is_compared(tmp_path: Path) -> None:
@@ -104,6 +183,8 @@ def test_a_shadow_never_answers_and_is_compared(tmp_path: Path) -> None:
     assert {response.json()["version"] for response in found} == {"1"}
     assert told["mode"] == "shadow"
     assert told["compared"] == {"same": 0, "different": 20, "failed": 0, "skipped": 0}
+    assert told["versions"]["2"]["requests"] == 0
+    assert told["versions"]["2"]["mean_ms"] > 0
 
 
 def test_a_bad_input_is_the_clients_fault_whoever_answers(tmp_path: Path) -> None:

@@ -96,3 +96,12 @@ def test_the_models_listing_says_that_it_takes_labels(handler: Handler) -> None:
     told = asyncio.run(ask(handler, "GET", "/v1/models/shapes")).json()
     assert told["zero_shot"] is True
     assert told["task"] == "zero-shot-image-classification"
+
+
+def test_more_prompts_than_are_taken_are_refused_before_any_is_embedded(predict: Call) -> None:
+    labels = [str(i) for i in range(300)]
+    for options in ({}, {"templates": [f"{i} {{}}" for i in range(100)]}):
+        response = predict(labels=labels, **options)
+        assert response.status_code == 422
+        assert response.json()["type"] == "/problems/too-many"
+        assert "At most 2,000 are taken" in response.json()["detail"]
