@@ -13,11 +13,12 @@ import ray
 from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import APIType, ApplicationStatus
 
 from orchestrator.bundle.latency import target_ongoing_requests
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, SpecError
 
 from .keys import read_keys
 from .limits import Limits
@@ -33,12 +34,14 @@ __all__ = [
     "CandidateSettings",
     "EndpointSettings",
     "Limits",
+    "UnknownSettingsError",
     "build_app",
     "pinned_settings",
     "read_keys",
     "run_app",
     "running_settings",
     "stop_app",
+    "stop_serve",
 ]
 
 APP = "orchestrator"
@@ -48,7 +51,12 @@ APP = "orchestrator"
 _CONNECTIONS = 1000
 _DRAIN_S = 60.0
 _START_PATIENCE_S = 300.0
+_HAPROXY = "HAProxyManager"  # the class of Ray's actor
 _FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
+
+
+class UnknownSettingsError(SpecError):
+    """An application runs that cannot be changed, since nobody remembers what it serves."""
 
 
 def build_app(settings: AppSettings) -> Application:
@@ -78,14 +86,22 @@ def build_app(settings: AppSettings) -> Application:
 
 
 def pinned_settings(settings: AppSettings) -> AppSettings:
-    """The same settings with every reference replaced by the version that it means now."""
+    """The same settings with every reference replaced by the version that it means now.
+
+    They mean the same in every folder: paths and registries are absolute.
+    """
     endpoints = []
     for one in settings.endpoints:
         pin = pinned(one.bundle, name=one.name, registry=one.registry)
-        fixed = {"bundle": pin.bundle, "alias": one.alias or pin.alias, "candidate": one.candidate}
+        fixed: dict[str, Any] = {
+            "bundle": pin.bundle,
+            "alias": one.alias or pin.alias,
+            "registry": pin.registry,
+        }
         if one.candidate is not None:
             second = pinned(one.candidate.bundle, name=one.name, registry=one.registry)
             fixed["candidate"] = one.candidate.model_copy(update={"bundle": second.bundle})
+            fixed["registry"] = pin.registry or second.registry
         endpoints.append(one.model_copy(update=fixed))
     return settings.model_copy(update={"endpoints": tuple(endpoints)})
 
@@ -105,9 +121,15 @@ def run_app(
 
     Raises:
         OrchestratorError: A replica does not start; where others ran before, they go on.
+        SpecError: Without keys, everyone who reaches the cluster could ask.
     """
     application = build_app(settings)
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    if settings.keys_file is None and _binds_every_interface():
+        raise SpecError(
+            "Serve of this cluster runs behind HAProxy, which binds every interface: everyone "
+            "could ask. Give the keys that may: --keys FILE"
+        )
     target = serve.RunTarget(
         application, name=APP, route_prefix="/", logging_config={"enable_access_log": False}
     )
@@ -132,18 +154,52 @@ def _wait_until_running(patience_s: float) -> None:
 
 
 def running_settings() -> AppSettings | None:
-    """The settings of the application that runs on the joined cluster."""
+    """The settings of the application that runs on the joined cluster; None where none runs.
+
+    Raises:
+        UnknownSettingsError: One runs that `serve deploy` started, or what remembered its settings
+            was restarted.
+    """
     if APP not in serve.status().applications:
         return None
-    kept = ray.get(tally().settings.remote())
-    return None if kept is None else AppSettings.model_validate_json(kept)
+    kept = None if _is_declared() else ray.get(tally().settings.remote())
+    if kept is None:
+        raise UnknownSettingsError(
+            f"the application {APP!r} runs on this cluster, but not what it serves is known: it "
+            "was not started by `orchestrator deploy`, or the actor that remembered has died. "
+            "`orchestrator deploy --only NAME…` replaces all of it, its keys too; where a YAML "
+            "started it, change that"
+        )
+    return AppSettings.model_validate_json(kept)
 
 
 def stop_app() -> None:
+    """Let running requests end, then delete our application; others on the cluster go on."""
+    counts = tally()
+    serve.delete(APP)
+    ray.kill(counts)
+
+
+def stop_serve() -> None:
     """Let running requests end, then stop everything of Serve on the joined cluster."""
     counts = tally()
     serve.shutdown()
     ray.kill(counts)
+
+
+def _is_declared() -> bool:
+    """Whether `serve deploy` or a RayService has deployed the application last."""
+    client: Any = _get_global_client()
+    details = client.get_serve_details()
+    return bool(details["applications"][APP]["source"] == APIType.DECLARATIVE)
+
+
+def _binds_every_interface() -> bool:
+    """Whether HAProxy stands before the replicas: it and they listen everywhere."""
+    client: Any = _get_global_client()
+    proxies: Any = ray.get(client._controller.get_proxies.remote())
+    kinds = [one._ray_actor_creation_function_descriptor.class_name for one in proxies.values()]
+    return _HAPROXY in kinds
 
 
 def _deployment(

@@ -61,7 +61,7 @@ def pinned(bundle: str, *, name: str, registry: str | None) -> Pin:
             version=found.digest[:SHOWN_DIGITS],
             alias=None,
             digest=found.digest,
-            folder=str(found.path),
+            folder=str(found.path.absolute()),
         )
     versions = Registry(registry, cache=default_cache())
     version = versions.find(bundle)

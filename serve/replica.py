@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray import serve
@@ -152,6 +152,7 @@ class Ingress:
         self._counted = Metrics()
         self._teller = Teller(self._counted)
         worker = Worker(threads=at_once, queue=limits.queue)
+        self._beside = Worker(threads=at_once, queue=limits.queue)
         here = loaded([model for one in served for model in one.here], limits=limits, worker=worker)
         endpoints = {one.model.pin.name: self._endpoint(one, limits, here) for one in served}
         self._handler = Handler(
@@ -170,25 +171,31 @@ class Ingress:
         return self._handler
 
     async def check_health(self) -> None:
-        """Predict with every model here, or raise; and tell what was counted."""
-        here = list(_local(self._endpoints))
-        self._teller.tell(here)
-        for endpoint in here:
+        """Predict with every trusted model here, or raise; and tell what was counted."""
+        self._teller.tell(_local(self._endpoints))
+        trusted = (
+            one.current if isinstance(one, SplitEndpoint) else one for one in self._endpoints
+        )
+        for endpoint in _local(trusted):
             await endpoint.probe()
 
     def _endpoint(
         self, served: Served, limits: Limits, here: Mapping[Model, LocalEndpoint]
     ) -> Endpoint:
-        def place(model: Model, handle: DeploymentHandle[Any] | None) -> Endpoint:
+        def place(
+            model: Model, handle: DeploymentHandle[Any] | None, worker: Worker | None = None
+        ) -> Endpoint:
             if handle is None:
-                return here[model]
+                found = here[model]
+                return found if worker is None else replace(found, worker=worker)
             entry = entry_of(model.pin, fetched(model.pin), limits)
             return RemoteEndpoint(entry, handle, served.sleeps)
 
         current = place(served.model, served.handle)
         if served.candidate is None:
             return current
-        candidate = place(served.candidate, served.candidate_handle)
+        # Threads of its own: a candidate that hangs must not hold those of the trusted version.
+        candidate = place(served.candidate, served.candidate_handle, self._beside)
         return SplitEndpoint(current, candidate, served.share, self._counted)
 
     async def _total(self) -> Snapshot:

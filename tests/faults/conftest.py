@@ -14,7 +14,7 @@ from orchestrator.spec.clip_models import parse_clip
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
 from orchestrator.spec.strategy import FeatureExtraction
-from serve.app import AppSettings, run_app, stop_app
+from serve.app import AppSettings, run_app, stop_serve
 from tests.orchestrator.bundle.small_bundles import image_bundle, text_bundle
 from tests.serve.material import COLOURS, record_of
 
@@ -50,7 +50,7 @@ def site(cluster: Cluster) -> Iterator[Site]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     yield Site(port)
-    stop_app()
+    stop_serve()
 
 
 @pytest.fixture(scope="session")

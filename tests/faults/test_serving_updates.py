@@ -7,12 +7,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+import ray
+from ray import serve
 
 from orchestrator.bundle.bundle import open_bundle
 from orchestrator.bundle.predictor import load_predictor
 from orchestrator.errors import OrchestratorError
-from serve.app import AppSettings, running_settings
+from serve.app import AppSettings, UnknownSettingsError, running_settings, stop_app
 from serve.client import Client
+from serve.tally import tally
 from tests.faults.conftest import Site
 from tests.faults.serving_load import Load, bare, kill, processes, retrying
 from tests.orchestrator.clip_material import unseen_file
@@ -101,6 +104,37 @@ def test_an_update_that_cannot_start_leaves_what_runs(
     assert digests(load) == {open_bundle(versions[0]).digest}
     assert running_settings() == before
     site.run({"name": "cells", "bundle": str(versions[0])})
+
+
+def test_what_nobody_remembers_is_replaced_and_never_changed(
+    site: Site, versions: tuple[Path, Path]
+) -> None:
+    one = {"name": "cells", "bundle": str(versions[0])}
+    site.run(one)
+    assert running_settings() is not None
+    ray.kill(tally(), no_restart=False)
+    with pytest.raises(UnknownSettingsError, match="--only"):
+        running_settings()
+    site.run(one)
+    assert running_settings() is not None
+
+
+@serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0.1})
+class Neighbour:
+    """Somebody else's application."""
+
+    def __call__(self, _request: object) -> str:
+        return "here"
+
+
+def test_our_application_ends_alone(site: Site, versions: tuple[Path, Path]) -> None:
+    site.run({"name": "cells", "bundle": str(versions[0])})
+    serve.run(Neighbour.bind(), name="neighbour", route_prefix="/neighbour")
+    stop_app()
+    assert set(serve.status().applications) == {"neighbour"}
+    assert running_settings() is None
+    assert httpx.get(f"{site.url}/neighbour", timeout=30).text == "here"
+    serve.delete("neighbour")
 
 
 def test_what_the_cluster_has_no_place_for_is_told(site: Site, versions: tuple[Path, Path]) -> None:
