@@ -32,7 +32,13 @@ VERBS: dict[str, str] = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises what is wrong instead of exiting, so that `--json` can tell it."""
+    """A parser that raises what is wrong instead of exiting, so that `--json` can tell it.
+
+    Options are written out: what looks for one among the words must find it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Show the usage and raise SpecError."""

@@ -1,4 +1,7 @@
-"""`orchestrator deploy NAME[@alias]…`: serve models over HTTP, or roll what is served."""
+"""`orchestrator deploy NAME[@alias]…`: serve models over HTTP, or roll what is served.
+
+What is served already keeps whatever the command line does not change.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.label_arguments import add_label_arguments, given_labels
-from jobs.registry_arguments import add_registry_argument
+from jobs.registry_arguments import add_registry_argument, default_registry
 from jobs.runtime_arguments import add_runtime_arguments
 from jobs.serving_cluster import LOOPBACK, earlier_endpoint, serving_cluster, set_environment
 from jobs.terminal import Terminal
@@ -53,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "may be repeated",
     )
     add_label_arguments(parser)
-    add_registry_argument(parser)
+    add_registry_argument(parser, kept="that of the model as it is served, else ")
     parser.add_argument(
         "--only", action="store_true", help="serve nothing else that was served until now"
     )
@@ -76,17 +79,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--expose", action="store_true", help="listen at every interface; needs --keys"
     )
     parser.add_argument("--keys", metavar="FILE", type=Path, help="lines `NAME KEY`, mode 600")
-    parser.add_argument("--min", type=int, default=1, help="replicas at least (default: 1)")
-    parser.add_argument("--max", type=int, default=None, help="replicas at most (default: --min)")
+    parser.add_argument("--min", type=int, help="replicas at least (default: 1)")
+    parser.add_argument("--max", type=int, help="replicas at most (default: --min)")
     parser.add_argument(
         "--own",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         help="give each model named here a deployment of its own, which may scale to none",
     )
-    add_runtime_arguments(parser)
-    parser.add_argument("--threads", type=int, default=1, help="of a forward pass (default: 1)")
+    add_runtime_arguments(parser, kept=True)
+    parser.add_argument("--threads", type=int, help="of a forward pass (default: 1)")
     parser.add_argument(
-        "--at-once", type=int, default=2, help="requests a replica computes at once (default: 2)"
+        "--at-once", type=int, help="requests a replica computes at once (default: 2)"
     )
     parser.add_argument(
         "--detach", action="store_true", help="leave it running in the background and return"
@@ -98,16 +101,18 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     host = checked_host(args)
     clips = named_clips(args)
     named = named_bundles(args)
-    if args.detach and args.address is None and earlier_endpoint(args.port) is None:
+    starts = args.address is None and earlier_endpoint(args.port) is None
+    if args.detach and starts:
         return _detached(args, terminal)
     set_environment(args.address, expose=args.expose)
     named += [(name, clip_bundle(args, clip, terminal)) for name, clip in clips]
-    check_bundles(args, named)
-    cpus = 2 * (2 + (args.max or args.min)) * len(named) + (os.cpu_count() or 1)
-    from serve.app import pinned_settings, run_app, running_settings, stop_app
+    if starts:
+        check_bundles(args, named)
+    cpus = 2 * (2 + (args.max or args.min or 1)) * len(named) + (os.cpu_count() or 1)
+    from serve.app import pinned_settings, run_app, stop_serve
 
     with serving_cluster(args.address, port=args.port, cpus=cpus) as ours:
-        before = None if ours else running_settings()
+        before = None if ours else _served_now(args)
         settings = pinned_settings(settings_of(args, named, before))
         terminal.say("loading, and waiting for every replica's first answer")
         run_app(settings, host=host, port=args.port)
@@ -118,7 +123,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
             terminal.say("press Ctrl-C to stop")
         code = _wait_for_a_signal()
         terminal.say("stopping: running requests end first")
-        stop_app()
+        stop_serve()
     return code, {**document, "stopped": True}
 
 
@@ -133,8 +138,8 @@ def named_bundles(args: argparse.Namespace) -> list[tuple[str, str]]:
     except RegistryError as err:
         raise SpecError(f"{err}. For a folder write --bundle FOLDER") from err
     for text in args.folders:
-        name, mark, folder = text.rpartition("=")
-        name = name if mark else Path(folder).expanduser().absolute().name.lower()
+        given, folder = named_value(text)
+        name = Path(folder).expanduser().absolute().name.lower() if given is None else given
         try:
             check_name(name)
         except RegistryError as err:
@@ -157,15 +162,21 @@ def named_clips(args: argparse.Namespace) -> list[tuple[str, BackboneSpec]]:
         raise SpecError("--labels and --templates are for --clip. Leave them out")
     named = []
     for text in args.clips:
-        name, mark, model = text.rpartition("=")
+        given, model = named_value(text)
         clip = parse_clip(model, base=Path.cwd())
-        name = name if mark else clip_name(clip)
+        name = clip_name(clip) if given is None else given
         try:
             check_name(name)
         except RegistryError as err:
             raise SpecError(f"--clip: {err}. Write --clip NAME={model}") from err
         named.append((name, clip))
     return named
+
+
+def named_value(text: str) -> tuple[str | None, str]:
+    """NAME and VALUE of `NAME=VALUE`; None where the first `=` is part of a path."""
+    name, mark, value = text.partition("=")
+    return (name, value) if mark and "/" not in name else (None, text)
 
 
 def clip_name(clip: BackboneSpec) -> str:
@@ -192,7 +203,7 @@ def check_bundles(args: argparse.Namespace, named: list[tuple[str, str]]) -> Non
     from serve.app import read_keys
 
     for _, bundle in named:
-        locate(bundle, registry_uri=args.registry)
+        locate(bundle, registry_uri=args.registry or default_registry())
     if args.keys is not None:
         read_keys(args.keys)
 
@@ -221,12 +232,18 @@ def settings_of(
         for name in dict.fromkeys(name for name, _ in named):
             bundles = [bundle for other, bundle in named if other == name]
             endpoints[name] = _endpoint(args, name, bundles, kept.get(name))
-        options = {"threads": args.threads, "at_once": args.at_once}
-        if args.keys is not None:
-            options["keys_file"] = args.keys.absolute()
-        elif before is not None:
-            options["keys_file"] = before.keys_file
-        return AppSettings(endpoints=tuple(endpoints.values()), **options)
+        given = {
+            "threads": args.threads,
+            "at_once": args.at_once,
+            "keys_file": args.keys and args.keys.absolute(),
+        }
+        return AppSettings.model_validate(
+            {
+                **(before.model_dump() if before else {}),
+                **_said(given),
+                "endpoints": tuple(endpoints.values()),
+            }
+        )
     except ValidationError as err:
         raise SpecError("; ".join(fault["msg"] for fault in err.errors())) from err
 
@@ -242,26 +259,63 @@ def _endpoint(
             f"{name}: named {len(bundles)} times. With --canary or --shadow name it twice, the "
             "version that is trusted first"
         )
-    if beside and len(bundles) == 1 and kept is None:
-        raise SpecError(
-            f"{name}: no version of it is served yet, beside which another could prove itself. "
-            f"Name both: {name}/1 {bundles[0]}"
-        )
-    if beside and len(bundles) == 1 and kept is not None:
-        bundles = [kept.bundle, *bundles]
-    return EndpointSettings(
-        name=name,
-        bundle=bundles[0],
-        registry=args.registry,
-        runtime=args.runtime,
-        device=args.device,
-        own=args.own,
-        min_replicas=args.min,
-        max_replicas=args.min if args.max is None else args.max,
-        candidate=(
-            CandidateSettings(bundle=bundles[1], share=args.canary or 0.0) if beside else None
-        ),
+    alias = None
+    if beside and len(bundles) == 1:
+        if kept is None:
+            raise SpecError(
+                f"{name}: no version of it is served yet, beside which another could prove itself. "
+                f"Name both: {name}/1 {bundles[0]}"
+            )
+        bundles, alias = [kept.bundle, *bundles], kept.alias
+    given = {"runtime": args.runtime, "device": args.device, "own": args.own}
+    registry = args.registry or (kept.registry if kept else None) or default_registry()
+    return EndpointSettings.model_validate(
+        {
+            **(kept.model_dump() if kept else {}),
+            **_said(given),
+            **_replicas(args, kept),
+            "name": name,
+            "bundle": bundles[0],
+            "alias": alias,
+            "registry": registry,
+            "candidate": (
+                CandidateSettings(bundle=bundles[1], share=args.canary or 0.0) if beside else None
+            ),
+        }
     )
+
+
+def _said(given: dict[str, Any]) -> dict[str, Any]:
+    """What the command line says."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _replicas(args: argparse.Namespace, kept: EndpointSettings | None) -> dict[str, int]:
+    """At least and at most; a number that was fixed stays one where only `--min` is given."""
+    least = args.min if args.min is not None else (kept.min_replicas if kept else 1)
+    if args.max is not None:
+        most = args.max
+    elif kept is None or kept.min_replicas == kept.max_replicas:
+        most = least
+    else:
+        most = max(kept.max_replicas, least)
+    return {"min_replicas": least, "max_replicas": most}
+
+
+def _served_now(args: argparse.Namespace) -> AppSettings | None:
+    """What is served on the joined cluster; None where nothing is, or `--only` replaces it.
+
+    Raises:
+        UnknownSettingsError: Something is, and nobody knows what.
+    """
+    from serve.app import UnknownSettingsError, running_settings
+
+    try:
+        return running_settings()
+    except UnknownSettingsError:
+        if args.only:
+            return None
+        raise
 
 
 def checked_host(args: argparse.Namespace) -> str:
@@ -291,14 +345,27 @@ def _told(settings: AppSettings, host: str, port: int, terminal: Terminal) -> di
         beside = f", beside it {one.candidate.bundle}" if one.candidate else ""
         terminal.show(f"{one.name}: {one.bundle}{alias}{beside}")
     key = ' -H "Authorization: Bearer $KEY"' if settings.keys_file else ""
-    first = settings.endpoints[0].name
+    first = settings.endpoints[0]
     terminal.show(f"serving at {url}")
-    terminal.show(f"  curl{key} -F input=@FILE {url}/v1/models/{first}:predict")
+    body = " ".join(curl_body(first))
+    terminal.show(f"  curl{key} {body} {url}/v1/models/{first.name}:predict")
     return {
         "url": url,
         "endpoints": [one.model_dump(mode="json") for one in settings.endpoints],
         "pid": os.getpid(),
     }
+
+
+def curl_body(endpoint: EndpointSettings) -> list[str]:
+    """Arguments of curl that ask a model of its kind."""
+    from serve.entry import accepts_of
+    from serve.pinning import fetched, pinned
+
+    pin = pinned(endpoint.bundle, name=endpoint.name, registry=endpoint.registry)
+    if accepts_of(fetched(pin).task.kind) == "question":
+        asked = '{"inputs": [{"question": "…", "context": "…"}]}'
+        return ["-H 'Content-Type: application/json'", f"-d '{asked}'"]
+    return ["-F input=@FILE"]
 
 
 def _wait_for_a_signal() -> int:

@@ -13,11 +13,17 @@ def default_registry() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_REGISTRY)
 
 
-def add_registry_argument(parser: argparse.ArgumentParser) -> None:
-    """`--registry`."""
+def add_registry_argument(parser: argparse.ArgumentParser, *, kept: str = "") -> None:
+    """`--registry`.
+
+    Args:
+        parser: Of the verb.
+        kept: What it is when not given, where that is more than the default; it is None then.
+    """
+    default = default_registry()
     parser.add_argument(
         "--registry",
         metavar="URI",
-        default=default_registry(),
-        help="MLflow registry (default: $MLFLOW_TRACKING_URI, else %(default)s)",
+        default=None if kept else default,
+        help=f"MLflow registry (default: {kept}$MLFLOW_TRACKING_URI, else {DEFAULT_REGISTRY})",
     )

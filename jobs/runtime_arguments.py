@@ -7,14 +7,23 @@ from typing import get_args
 
 from orchestrator.spec.parts import Runtime
 
+RUNTIME, DEVICE = "auto", "cpu"
 
-def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--runtime` and `--device`."""
+
+def add_runtime_arguments(parser: argparse.ArgumentParser, *, kept: bool = False) -> None:
+    """Adds `--runtime` and `--device`.
+
+    Args:
+        parser: Of the verb.
+        kept: Whether they are None when not given: what runs already may have others.
+    """
     parser.add_argument(
         "--runtime",
         choices=get_args(Runtime),
-        default="auto",
+        default=None if kept else RUNTIME,
         help="onnx needs no torch; auto is onnx on the CPU where the bundle has it "
-        "(default: %(default)s)",
+        f"(default: {RUNTIME})",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: %(default)s)")
+    parser.add_argument(
+        "--device", default=None if kept else DEVICE, help=f"cpu, cuda, … (default: {DEVICE})"
+    )

@@ -24,6 +24,9 @@ PLAIN_SETTINGS = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
 
+# What a person's shell may have set would open the endpoint to every machine, without a key.
+CLOSED_SETTINGS = {"RAY_SERVE_ENABLE_HA_PROXY": "0", "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
+
 # HAProxy sends straight to the replicas. It binds every interface, and so do they: keys and limits
 # are the replica's own. Predicting twice does no harm, so what a dying replica left unanswered is
 # sent to another.
@@ -52,12 +55,14 @@ def set_environment(address: str | None, *, expose: bool = False) -> None:
 
     Args:
         address: Of a cluster that somebody else started, whose settings are theirs.
-        expose: Whether a new cluster gets HAProxy.
+        expose: Whether a new cluster gets HAProxy; else it has none, whatever is set.
     """
     settings = EXPOSED_SETTINGS if expose else PLAIN_SETTINGS
     if address is None and _token().is_file():
         settings = {**settings, "RAY_AUTH_MODE": "token"}
     os.environ.update({k: v for k, v in settings.items() if k not in os.environ})
+    if address is None and not expose:
+        os.environ.update(CLOSED_SETTINGS)
 
 
 @contextmanager

@@ -35,25 +35,44 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
             "--port, or the cluster's --address"
         )
     set_environment(args.address)
-    from serve.app import run_app, running_settings, stop_app
+    from serve.app import run_app, stop_app
 
     with serving_cluster(args.address, port=args.port, cpus=1):
-        before = running_settings()
-        if before is None:
-            raise SpecError(f"no model is served at {args.address}")
-        left = without(before, args.names)
+        before = _served_now(args)
+        left = () if before is None else without(before, args.names)
         kept = [one.name for one in left]
-        stopped = [one.name for one in before.endpoints if one.name not in kept]
-        if left:
+        served = () if before is None else before.endpoints
+        stopped = [one.name for one in served if one.name not in kept]
+        if before is not None and left:
             settings = before.model_copy(update={"endpoints": left})
             run_app(settings, host=LOOPBACK[0], port=args.port)
         elif earlier is None:
             stop_app()
     if not left and earlier is not None:
         _end(earlier.pid)
-    for name in stopped:
+    for name in stopped or ["all of it"]:
         terminal.show(f"{name} is served no more")
     return 0, {"stopped": stopped, "served": kept}
+
+
+def _served_now(args: argparse.Namespace) -> AppSettings | None:
+    """What is served; None where all of it is to end and nobody knows what it is.
+
+    Raises:
+        SpecError: Nothing is served.
+        UnknownSettingsError: A name is to be taken out of something unknown.
+    """
+    from serve.app import UnknownSettingsError, running_settings
+
+    try:
+        before = running_settings()
+    except UnknownSettingsError:
+        if args.names:
+            raise
+        return None
+    if before is None:
+        raise SpecError(f"no model is served at {args.address or f'port {args.port}'}")
+    return before
 
 
 def without(before: AppSettings, names: Sequence[str]) -> tuple[Any, ...]:

@@ -29,6 +29,8 @@ from orchestrator.bundle.reference import (
 from orchestrator.errors import IntegrityError, RegistryError, listing, nearest
 
 DIGEST_TAG = "bundle_digest"
+HOLDERS_TAG = "holders_before."  # and an alias: the versions that had it, the latest last
+MOST_HOLDERS = 100
 EXPERIMENT = "bundles"  # the MLflow experiment whose runs hold the files
 _FOLDER = "bundle"  # the folder of a run's artifacts
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -95,18 +97,20 @@ class Registry:
         if open_bundle(bundle.path).digest != bundle.digest:
             raise IntegrityError(f"{bundle.path} is another bundle than the one that was opened")
         with reached(self.uri):
-            client = self._client
+            _ = self._client  # which takes the writer's lock itself, to make the file
             with one_writer(self.uri):
                 version = self._with_digest(name, bundle.digest)
                 if version is None:
                     version = self._upload(bundle, name, tags or {})
                 if alias is not None:
-                    client.set_registered_model_alias(name, alias, str(version.version))
+                    self._give(name, alias, version.version)
         aliases = {*version.aliases, *([alias] if alias is not None else [])}
         return replace(version, alias=alias, aliases=tuple(sorted(aliases)))
 
     def move_alias(self, name: str, alias: str, version: int) -> RegisteredVersion:
         """Let `alias` of `name` mean another version of it.
+
+        Where that version had it before, what came since is forgotten.
 
         Raises:
             RegistryError: There is no such name or version, or the alias is not allowed.
@@ -114,8 +118,25 @@ class Registry:
         check_alias(alias)
         found = self.find(f"{name}/{version}")
         with reached(self.uri), one_writer(self.uri):
-            self._client.set_registered_model_alias(name, alias, str(found.version))
+            self._give(name, alias, found.version, back=True)
         return self.find(f"{name}@{alias}")
+
+    def holder_before(self, name: str, alias: str) -> int:
+        """The version that had `alias` before the one that has it now.
+
+        Raises:
+            RegistryError: There is no such name, or none is recorded that is still there.
+        """
+        versions = {one.version: one for one in self.versions(name)}
+        with reached(self.uri):
+            before = _holders(self._client.get_registered_model(name), alias)
+        for version in reversed(before):
+            if version in versions and alias not in versions[version].aliases:
+                return version
+        raise RegistryError(
+            f"{name}@{alias}: no version is recorded that had the alias before. Name one of "
+            f"{listing(versions)} with --to"
+        )
 
     def resolve(self, reference: str) -> Path:
         """The verified folder of what `reference` names.
@@ -178,6 +199,26 @@ class Registry:
         ours = [v for v in found if _DIGEST.fullmatch(v.tags.get(DIGEST_TAG, ""))]
         versions = [_registered(version, aliases) for version in ours]
         return sorted(versions, key=lambda version: version.version)
+
+    def _give(self, name: str, alias: str, version: int, *, back: bool = False) -> None:
+        """Move an alias, and keep who had it; a record that was killed half-way misses nobody.
+
+        Args:
+            name: Of the model.
+            alias: Of it.
+            version: That has the alias from now on.
+            back: Whether a version that had it before ends the record again.
+        """
+        client, tag = self._client, f"{HOLDERS_TAG}{alias}"
+        model = client.get_registered_model(name)
+        before, now = _holders(model, alias), model.aliases.get(alias)
+        ended = len(before) - 1 - before[::-1].index(version) if version in before else None
+        if now is not None and int(now) != version and not (back and ended is not None):
+            before = [*before, int(now)][-MOST_HOLDERS:]
+            client.set_registered_model_tag(name, tag, ",".join(map(str, before)))
+        client.set_registered_model_alias(name, alias, str(version))
+        if back and ended is not None:
+            client.set_registered_model_tag(name, tag, ",".join(map(str, before[:ended])))
 
     def _with_digest(self, name: str, digest: str) -> RegisteredVersion | None:
         """The oldest version of `name` that is this bundle."""
@@ -242,6 +283,12 @@ def _registered(version: Any, aliases: Mapping[str, str]) -> RegisteredVersion:
         run_id=version.run_id,
         aliases=tuple(sorted(mine)),
     )
+
+
+def _holders(model: Any, alias: str) -> list[int]:
+    """The versions that had an alias before, the latest last."""
+    told = model.tags.get(f"{HOLDERS_TAG}{alias}", "")
+    return [int(number) for number in told.split(",") if number.isdecimal()]
 
 
 def _description(bundle: Bundle) -> dict[str, str]:

@@ -11,13 +11,23 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import build_parser, main
-from jobs.deploy import checked_host, clip_bundle, named_bundles, named_clips, settings_of
+from jobs.deploy import (
+    checked_host,
+    clip_bundle,
+    curl_body,
+    named_bundles,
+    named_clips,
+    settings_of,
+)
 from jobs.rollback import rolled
-from jobs.serving_cluster import Running, found
+from jobs.serving_cluster import Running, found, set_environment
 from jobs.terminal import Terminal
-from orchestrator.bundle.bundle import open_bundle
-from orchestrator.errors import SpecError
-from serve.app import AppSettings
+from orchestrator.bundle.bundle import Bundle, open_bundle
+from orchestrator.bundle.registry import RegisteredVersion, Registry
+from orchestrator.errors import OrchestratorError, SpecError
+from orchestrator.spec.parts import TaskKind
+from serve.app import AppSettings, EndpointSettings
+from tests.serve.material import COLOURS, plain_bundle
 
 KEYS = ["--keys", "k"]
 
@@ -56,6 +66,110 @@ def test_what_is_served_stays_unless_only_is_said() -> None:
     assert [one.name for one in settings("c", "--only", before=before).endpoints] == ["c"]
 
 
+def test_what_is_not_said_stays_as_it_runs() -> None:
+    limits = {"queue": 5}
+    before = AppSettings.model_validate(
+        {
+            **settings("a/1", "--own", "--min", "2", "--threads", "4", *KEYS).model_dump(),
+            "limits": limits,
+            "within_ms": 50,
+            "cpus": 0.5,
+        }
+    )
+    (kept,) = before.endpoints
+    before = before.model_copy(update={"endpoints": (kept.model_copy(update={"alias": "good"}),)})
+    found = settings("a/2", "--canary", "10%", before=before)
+    (a,) = found.endpoints
+    assert (a.own, a.min_replicas, a.max_replicas, a.alias) == (True, 2, 2, "good")
+    assert a.bundle == "a/1"
+    assert found.model_dump(exclude={"endpoints"}) == before.model_dump(exclude={"endpoints"})
+    more = settings("b", "--threads", "2", before=before)
+    assert (more.threads, more.at_once, more.limits.queue) == (2, 2, 5)
+    assert more.endpoints[0] == before.endpoints[0]
+    assert (more.endpoints[1].own, more.endpoints[1].min_replicas) == (False, 1)
+    (rolled_on,) = settings("a/2", "--no-own", before=before).endpoints
+    assert (rolled_on.own, rolled_on.min_replicas, rolled_on.alias) == (False, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "expected"),
+    [
+        (["--min", "2"], [], (2, 2)),
+        (["--min", "2"], ["--min", "3"], (3, 3)),
+        (["--min", "1", "--max", "4"], ["--min", "2"], (2, 4)),
+        (["--min", "1", "--max", "4"], ["--min", "5"], (5, 5)),
+        (["--min", "2"], ["--max", "6"], (2, 6)),
+    ],
+)
+def test_replicas_change_as_far_as_is_said(
+    first: list[str], then: list[str], expected: tuple[int, int]
+) -> None:
+    (found,) = settings("a/2", *then, before=settings("a/1", *first)).endpoints
+    assert (found.min_replicas, found.max_replicas) == expected
+
+
+def test_a_model_is_looked_up_where_it_came_from() -> None:
+    before = settings("a", "--registry", "sqlite:////r/mlflow.db")
+    assert settings("a", before=before).endpoints[0].registry == "sqlite:////r/mlflow.db"
+    other = settings("a", "--registry", "https://m", before=before).endpoints[0]
+    assert other.registry == "https://m"
+
+
+def test_a_name_ends_at_the_first_equals_sign_that_is_not_in_a_path() -> None:
+    found = named_bundles(parsed("--bundle", "x=/d/lr=0.1/b", "--bundle", "/d/lr=0.1/c"))
+    assert found == [("x", "/d/lr=0.1/b"), ("c", "/d/lr=0.1/c")]
+
+
+def test_options_are_written_out() -> None:
+    for words in (["--det"], ["--detac"], ["--js"]):
+        with pytest.raises(SpecError, match="unrecognized arguments"):
+            parsed("a", *words)
+
+
+def test_no_variable_of_the_shell_opens_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    for expose, expected in ((False, "0"), (True, "1")):
+        monkeypatch.setattr("os.environ", {"RAY_SERVE_ENABLE_HA_PROXY": "1", "HOME": "/none"})
+        set_environment(None, expose=expose)
+        assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("image-classification", "input=@FILE"), ("question-answering", '"question"')],
+)
+def test_the_request_that_is_shown_suits_the_model(
+    tmp_path: Path, kind: TaskKind, told: str
+) -> None:
+    labels = () if kind == "question-answering" else COLOURS
+    folder = plain_bundle(tmp_path / "b", kind=kind, labels=labels).path
+    assert told in " ".join(curl_body(EndpointSettings(name="a", bundle=str(folder))))
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+def test_an_alias_stays_where_the_endpoint_cannot_be_rolled_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    names = Registry(uri, cache=tmp_path / "own")
+    for version, alias in (("1", "champion"), ("2", "challenger"), ("3", "champion")):
+        bundle: Bundle = plain_bundle(
+            tmp_path / version, kind="image-classification", labels=COLOURS, salt=version
+        )
+        names.register(bundle, name="cells", alias=alias)
+
+    def fails(*_: object) -> bool:
+        raise OrchestratorError("a replica does not start")
+
+    rollback = ["rollback", "cells", "--registry", uri, "--port", "1", "--json"]
+    with monkeypatch.context() as patched:
+        patched.setattr("jobs.rollback._roll", fails)
+        assert main(rollback) == 1
+    assert names.find("cells@champion").version == 3
+    assert main(rollback) == 0
+    assert names.find("cells@champion").version == 1
+
+
 def test_a_canary_keeps_the_version_that_is_served() -> None:
     before = settings("a/1", "b/1")
     found = settings("a", "--canary", "10%", before=before)
@@ -89,8 +203,9 @@ def test_arguments_that_contradict_each_other_are_refused(words: list[str], told
 def test_a_rollback_touches_one_name_and_ends_its_canary() -> None:
     before = settings("a", "b/1", "--canary", "10%", before=settings("a/1", "b/1"))
     args = argparse.Namespace(name="a", alias="champion", registry="sqlite:///r.db")
-    a, b = rolled(before, args).endpoints
-    assert (a.bundle, a.candidate, a.alias) == ("a@champion", None, None)
+    back = RegisteredVersion("a", 3, None, "d" * 64, "", "")
+    a, b = rolled(before, args, back).endpoints
+    assert (a.bundle, a.candidate, a.alias) == ("a/3", None, "champion")
     assert b == before.endpoints[1]
 
 

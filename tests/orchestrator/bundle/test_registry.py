@@ -81,6 +81,36 @@ def test_the_same_bundle_is_one_version_and_its_alias_moves(
     assert registry.find("cells").version == 1
 
 
+def test_who_had_an_alias_before_is_kept_and_forgotten_when_it_comes_back(
+    registry: Registry, write_plain, tmp_path: Path
+) -> None:
+    for number in (1, 2, 3, 4):
+        bundle = write_plain(tmp_path / str(number), weights=bytes([number]))
+        alias = "challenger" if number == 2 else "champion"
+        assert registry.register(bundle, name="cells", alias=alias).version == number
+        registry.register(bundle, name="cells", alias=alias)  # again: it has it already
+    assert registry.holder_before("cells", "champion") == 3
+    registry.move_alias("cells", "champion", 3)
+    assert registry.holder_before("cells", "champion") == 1
+    registry.move_alias("cells", "champion", 1)
+    for alias in ("champion", "challenger"):
+        with pytest.raises(RegistryError, match=r"1, 2, 3, 4 with --to"):
+            registry.holder_before("cells", alias)
+    registry.move_alias("cells", "champion", 2)
+    assert registry.holder_before("cells", "champion") == 1
+
+
+def test_a_version_that_is_gone_had_no_alias(
+    registry: Registry, plain: Bundle, write_plain, tmp_path: Path
+) -> None:
+    registry.register(plain, name="cells", alias="champion")
+    for number in (2, 3):
+        bundle = write_plain(tmp_path / str(number), weights=bytes([number]))
+        registry.register(bundle, name="cells", alias="champion")
+    registry._client.delete_model_version("cells", "2")
+    assert registry.holder_before("cells", "champion") == 1
+
+
 def test_a_bare_name_without_a_champion_is_its_newest_version(
     registry: Registry, plain: Bundle, write_plain, tmp_path: Path
 ) -> None:
