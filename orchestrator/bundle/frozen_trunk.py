@@ -8,7 +8,7 @@ from orchestrator.models.weights import prefix_digest
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.parts import InputContract
-from orchestrator.spec.strategy import FeatureExtraction, PartialTuning
+from orchestrator.spec.strategy import FeatureExtraction, PartialTuning, ZeroShot
 from orchestrator.spec.text_encoders import encoder_config
 
 
@@ -20,7 +20,7 @@ def frozen_cut(experiment: Experiment, backbone: Backbone) -> Cut | None:
     match experiment.strategy:
         case FeatureExtraction(pooling="none"):
             return backbone.n_stages  # what tokens are is all that follows needs, but for the mask
-        case FeatureExtraction():
+        case FeatureExtraction() | ZeroShot():
             return "features"
         case PartialTuning(unfreeze=unfreeze):
             return backbone.deepest_cut(unfreeze)

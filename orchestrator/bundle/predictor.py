@@ -14,7 +14,7 @@ import numpy.typing as npt
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.manifest import BundleManifest
 from orchestrator.bundle.preparing import Input, Preparer
-from orchestrator.data.inputs import Prepared
+from orchestrator.data.inputs import Prepared, taken
 from orchestrator.data.tokens import TokenRows
 from orchestrator.errors import BundleError, DataError, SpecError, reason_of
 from orchestrator.spec.parts import Runtime
@@ -22,6 +22,10 @@ from orchestrator.tasks.task import MultiLabel, Task, build_task
 
 if TYPE_CHECKING:
     from orchestrator.bundle.shared_trunk import SharedTrunk
+
+# Texts that go through a network together: what attention holds of a few long texts' windows at
+# once would be tens of gigabytes.
+MOST_ROWS = 32
 
 Floats = npt.NDArray[np.float32]
 Probabilities = Floats
@@ -124,7 +128,7 @@ class NetworkPredictor(ABC):
         if not len(views[0]):
             widths = (self._task.n_outputs, self._n_features)
             return Outputs(*(np.empty((0, width), np.float32) for width in widths))
-        return mean_outputs([self.run(view) for view in views])
+        return mean_outputs([self._in_parts(view) for view in views])
 
     def probabilities(self, views: Sequence[Prepared]) -> Probabilities:
         return self.calibrated(self.outputs(views).logits)
@@ -140,6 +144,20 @@ class NetworkPredictor(ABC):
         self, inputs: Sequence[Input], *, top: int = 5, batch_size: int = 32
     ) -> Iterator[dict[str, Any]]:
         return answers(self, inputs, top=top, batch_size=batch_size)
+
+    def _in_parts(self, prepared: Prepared) -> Outputs:
+        """The outputs of one view; of many texts, from several passes that are padded alike."""
+        n = len(prepared)
+        if not isinstance(prepared, TokenRows) or n <= MOST_ROWS:
+            return self.run(prepared)
+        rows = np.arange(n)
+        parts = [
+            self.run(taken(prepared, rows[at : at + MOST_ROWS])) for at in range(0, n, MOST_ROWS)
+        ]
+        return Outputs(
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.features for part in parts]),
+        )
 
     def _refuse_other_shapes(self, prepared: Prepared) -> None:
         size = self._manifest.input.size

@@ -14,7 +14,14 @@ from orchestrator.models.building import build_backbone
 from orchestrator.models.freezing import last_stages
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import BackboneSpec
-from orchestrator.spec.strategy import FeatureExtraction, Full, Partial, Scratch, StrategyParams
+from orchestrator.spec.strategy import (
+    FeatureExtraction,
+    Full,
+    Partial,
+    Scratch,
+    StrategyParams,
+    ZeroShot,
+)
 from tests.orchestrator.text_material import write_encoder
 
 
@@ -29,7 +36,12 @@ def of(experiment: Experiment, strategy: StrategyParams) -> Experiment:
 
 @pytest.mark.parametrize(
     ("strategy", "stages_left"),
-    [(FeatureExtraction(), None), (Partial(unfreeze=1), 1), (Partial(unfreeze=3), 3)],
+    [
+        (FeatureExtraction(), None),
+        (ZeroShot(), None),
+        (Partial(unfreeze=1), 1),
+        (Partial(unfreeze=3), 3),
+    ],
 )
 def test_the_cut_is_the_last_before_what_was_trained(
     experiment: Experiment, backbone: Backbone, strategy: StrategyParams, stages_left: int | None

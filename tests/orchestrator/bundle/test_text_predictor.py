@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from orchestrator.bundle.bundle import Bundle
-from orchestrator.bundle.predictor import Predictor, load_predictor
+from orchestrator.bundle.predictor import NetworkPredictor, Outputs, Predictor, load_predictor
+from orchestrator.data.inputs import Prepared
 from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.parts import Runtime
 from orchestrator.spec.record import Record
 from orchestrator.spec.strategy import FeatureExtraction
 from tests.orchestrator.bundle.small_bundles import answered_in_a_new_process, text_bundle
@@ -64,3 +66,24 @@ def test_answering_imports_no_torch(bundle: Bundle) -> None:
     answer, imported = answered_in_a_new_process(bundle, "a cat")
     assert answer["label"] in bundle.labels
     assert imported == []
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+def test_many_texts_go_through_the_network_a_few_at_a_time_with_the_same_outputs(
+    bundle: Bundle, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by = load_predictor(bundle, runtime=runtime, threads=1)
+    assert isinstance(by, NetworkPredictor)
+    rows = by.preparer.batch([by.preparer.read(TEXTS[n % 3]) for n in range(70)])[0]
+    whole, run = by.run(rows), by.run
+    sizes: list[int] = []
+
+    def counted(prepared: Prepared) -> Outputs:
+        sizes.append(len(prepared))
+        return run(prepared)
+
+    monkeypatch.setattr(by, "run", counted)
+    parts = by.outputs([rows])
+    assert sizes == [32, 32, 6]
+    np.testing.assert_allclose(parts.logits, whole.logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(parts.features, whole.features, rtol=1e-5, atol=1e-5)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from orchestrator.bundle.bundle import Bundle, open_bundle
 from orchestrator.bundle.clip_bundles import OWN_LABELS, cached_clip_bundle, write_clip_bundle
-from orchestrator.bundle.predictor import load_predictor
+from orchestrator.bundle.predictor import load_predictor, load_predictors
+from orchestrator.bundle.shared_trunk import TrunkPredictor
 from orchestrator.bundle.zero_shot import (
     ZeroShotPredictor,
     is_open,
@@ -190,3 +191,20 @@ def test_answering_for_its_own_labels_imports_no_torch(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "probabilities" in done.stdout
+
+
+def test_bundles_of_one_clip_share_its_image_encoder(
+    spec: BackboneSpec, bundle: Bundle, pictures: list[Path], tmp_path: Path
+) -> None:
+    other = write_clip_bundle(tmp_path / "other", spec, OTHERS)
+    both = load_predictors([bundle, other], threads=1)
+    assert isinstance(both[0], TrunkPredictor)
+    assert isinstance(both[1], TrunkPredictor)
+    assert both[0].trunk is both[1].trunk
+    for one, shared in zip((bundle, other), both, strict=True):
+        alone = probabilities(load_predictor(one, threads=1), pictures)
+        np.testing.assert_allclose(probabilities(shared, pictures), alone, atol=1e-5)
+        others = ZeroShotPredictor(one, shared).labelled(OTHERS)
+        np.testing.assert_allclose(
+            probabilities(others, pictures), probabilities(both[1], pictures), atol=1e-5
+        )
