@@ -11,6 +11,7 @@ import hashlib
 import logging
 import pickle
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ _VISUAL = "visual."
 # Files that open_clip would read with NumPy, which may unpickle.
 _REFUSED = (".npz", ".npy")
 _MOST_SHOWN = 20
+_LOADING = threading.RLock()  # filters of warnings and torch's generator are the process's
 
 
 @dataclass(frozen=True)
@@ -363,13 +365,9 @@ def _tokenizer(name: str, spec: BackboneSpec) -> Any:
 
 @contextmanager
 def _loading(spec: BackboneSpec) -> Iterator[None]:
-    """open_clip's log kept quiet, and what it raises told as ours."""
-    silent, root = logging.NullHandler(), logging.getLogger()
-    root.addHandler(silent)  # else its first message would configure logging for everybody
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    """open_clip's log kept quiet, and what it raises told as ours; one thread at a time."""
     try:
-        with warnings.catch_warnings():
+        with _LOADING, _quiet_root(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             yield
     except pickle.UnpicklingError as err:
@@ -384,9 +382,37 @@ def _loading(spec: BackboneSpec) -> Iterator[None]:
             f"{spec.name}: cannot be loaded ({reason}). Without a network, give a local folder "
             "with open_clip_config.json, weights and tokenizer"
         ) from err
+
+
+@contextmanager
+def _quiet_root() -> Iterator[None]:
+    """What this thread tells the root logger, as open_clip does, is left out for the block.
+
+    Other threads are heard as ever.
+    """
+    root, silent = logging.getLogger(), _AsIfNone()
+    thread = threading.get_ident()
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    root.addHandler(silent)  # else its first message would configure logging for everybody
+    root.addFilter(is_wanted)
+    try:
+        yield
     finally:
-        logging.disable(before)
+        root.removeFilter(is_wanted)
         root.removeHandler(silent)
+
+
+class _AsIfNone(logging.Handler):
+    """A handler that changes nothing: where it is alone, warnings go where they go without any."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        last = logging.lastResort
+        alone = all(isinstance(one, _AsIfNone) for one in logging.getLogger().handlers)
+        if alone and last is not None and record.levelno >= last.level:
+            last.handle(record)
 
 
 def _digest(spec: BackboneSpec, model: nn.Module, tokenizer: Any) -> str:

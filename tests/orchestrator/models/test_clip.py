@@ -1,9 +1,11 @@
 """Zero-shot by our code against open_clip's own, on a model that knows coloured shapes."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from safetensors.torch import save_file
 from orchestrator.data.transforms import eval_pixels_of, normalized
 from orchestrator.errors import IntegrityError, SpecError, WeightsError
 from orchestrator.models.building import build_backbone
-from orchestrator.models.clip import Clip, ensure_embeddings, load_clip
+from orchestrator.models.clip import Clip, _loading, ensure_embeddings, load_clip
 from orchestrator.models.weights import tensors_digest
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.clip_models import parse_clip
@@ -296,3 +298,36 @@ def test_whoever_builds_another_backbone_does_not_pay_for_open_clip() -> None:
         "sys.exit('open_clip' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_while_a_clip_is_loaded_only_its_own_thread_is_quiet(
+    spec: BackboneSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    root = logging.getLogger()
+    before = (list(root.handlers), list(root.filters))
+    with _loading(spec):
+        logging.warning("of the library")
+        logging.getLogger("another").warning("of another library")
+        for say in (logging.warning, logging.getLogger("request").error):
+            other = threading.Thread(target=say, args=("of another thread",))
+            other.start()
+            other.join()
+    logging.warning("afterwards")
+    assert [record.getMessage() for record in caplog.records] == [
+        "of another library",
+        "of another thread",
+        "of another thread",
+        "afterwards",
+    ]
+    assert (list(root.handlers), list(root.filters)) == before
+
+
+def test_a_warning_that_has_no_handler_is_still_told_while_a_clip_is_loaded(
+    spec: BackboneSpec, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with _loading(spec):
+        logging.warning("of the library")
+        logging.getLogger("request").warning("of a request")
+    assert capfd.readouterr().err == "of a request\n"
