@@ -3,6 +3,7 @@
 "use strict";
 
 const TOP = 5;
+const PART_BYTES = 1024; // of a form, around a file: its name and the boundary
 const AT_ONCE = 8; // images in one request, so that the first answers of many come soon
 const MOST_LABELS = 12;
 const TINY = 104; // pixels: a smaller image is shown larger
@@ -230,9 +231,7 @@ const classes = () => [...new Set($("classes").value.split("\n").map((c) => c.tr
 async function predictImages(files) {
   const images = [...files].filter((file) => file.type.startsWith("image/") || !file.type);
   if (!images.length) return say("No image was among them.");
-  const most = Math.min(AT_ONCE, (chosen.limits && chosen.limits.items) || AT_ONCE);
-  for (let i = 0; i < images.length; i += most) {
-    const batch = images.slice(i, i + most);
+  for (const batch of batches(images)) {
     const fields = chosen.zero_shot ? classes().map((label) => ["labels", label]) : [];
     const inputs = batch.map((file) => ({
       kind: "image", name: file.name, url: URL.createObjectURL(file),
@@ -240,6 +239,26 @@ async function predictImages(files) {
     }));
     await run(inputs, form(batch, [["top", String(TOP)], ...fields]));
   }
+}
+
+// Files that fit one request, by number and by bytes; one that is too large alone is told so.
+function batches(files) {
+  const { items = AT_ONCE, body_bytes = Infinity } = chosen.limits || {};
+  const most = Math.min(AT_ONCE, items);
+  const room = body_bytes - new Blob(classes()).size - PART_BYTES * (classes().length + 1);
+  const found = [[]];
+  let bytes = 0;
+  for (const file of files) {
+    const size = file.size + PART_BYTES;
+    const last = found.at(-1);
+    if (last.length && (last.length === most || bytes + size > room)) {
+      found.push([]);
+      bytes = 0;
+    }
+    found.at(-1).push(file);
+    bytes += size;
+  }
+  return found;
 }
 
 function predictText() {

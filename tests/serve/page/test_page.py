@@ -300,3 +300,17 @@ def test_words_are_coloured_where_they_stand(browser: Browser, url: str) -> None
     assert [word for _, word in browser.run(marks)][-1] == "dog"
     assert browser.run("document.querySelector('.passage').textContent") == TEXT
     assert browser.faults(url) == []
+
+
+def test_files_that_are_too_large_for_one_request_come_in_several(
+    browser: Browser, url: str, tmp_path: Path
+) -> None:
+    large = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in large:
+        path.write_bytes(b"no image" * (1 << 20))  # 8 MiB, of which two and a form are too many
+    opened(browser, url)
+    browser.choose_files("#files", large)
+    browser.wait("document.querySelectorAll('.run:not(.waiting)').length === 3")
+
+    assert "413" not in browser.run("document.body.textContent")
+    assert browser.run("document.querySelectorAll('.card-image .problem').length") == 3
