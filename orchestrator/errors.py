@@ -2,7 +2,8 @@
 
     OrchestratorError            exit code 1
     ├── SpecError                exit code 2   a spec, command line or request that cannot be met
-    │   └── CapacityError                      the cluster cannot hold what was asked for
+    │   ├── CapacityError                      the cluster cannot hold what was asked for
+    │   └── UnknownSettingsError               what is served cannot be changed (serve/app.py)
     ├── DataError                exit code 3   the data cannot be used as it is
     │   └── UnreadableExample                  one image or text cannot be read
     ├── WeightsError             exit code 2   a weights file is refused or does not fit
