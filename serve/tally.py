@@ -58,6 +58,7 @@ def tally() -> Any:
             get_if_exists=True,
             num_cpus=0,
             max_restarts=-1,
+            max_task_retries=1,  # what is asked while it restarts waits; asking twice does no harm
         )
         .remote()
     )

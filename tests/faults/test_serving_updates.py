@@ -137,6 +137,15 @@ def test_our_application_ends_alone(site: Site, versions: tuple[Path, Path]) -> 
     serve.delete("neighbour")
 
 
+def test_a_request_id_that_is_no_utf_8_fails_in_ray_and_nobody_else(
+    site: Site, versions: tuple[Path, Path]
+) -> None:
+    site.run({"name": "cells", "bundle": str(versions[0])})
+    found = httpx.get(f"{site.url}/healthz", headers={b"x-request-id": b"\xff"}, timeout=30)
+    assert found.status_code == 500
+    assert httpx.get(f"{site.url}/healthz", timeout=30).status_code == 200
+
+
 def test_what_the_cluster_has_no_place_for_is_told(site: Site, versions: tuple[Path, Path]) -> None:
     one = {"name": "cells", "bundle": str(versions[0])}
     with pytest.raises(OrchestratorError, match="has not started in 5 s"):
