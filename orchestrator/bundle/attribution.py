@@ -18,12 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.bundle.predictor import Predictor
-from orchestrator.bundle.preparing import ImagePreparer, Input, TextPreparer
+from orchestrator.bundle.preparing import ImagePreparer, Input, Preparer, TextPreparer
+from orchestrator.data.inputs import Prepared
 from orchestrator.errors import SpecError, nearest
 from orchestrator.spec.parts import InputContract
 
 CELLS = 7  # a side
 MOST_WORDS = 256  # each costs a forward pass
+
+Ask = Callable[[Sequence[Any]], npt.NDArray[np.float32]]  # inputs that were read: probabilities
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
@@ -92,20 +95,60 @@ def explain(
         raise SpecError(f"{predictor.manifest.task.kind} gives no label to a whole input")
     preparer, contract = predictor.preparer, predictor.manifest.input
 
-    def ask(read: Sequence[Any]) -> npt.NDArray[np.float32]:
-        parts = [
-            predictor.probabilities(preparer.batch(read[start : start + batch_size]))
-            for start in range(0, len(read), batch_size)
-        ]
-        return np.concatenate(parts)
-
+    ask = asking(preparer, predictor.probabilities, batch_size=batch_size)
     if isinstance(preparer, ImagePreparer) and isinstance(contract, InputContract):
         pixels = preparer.read(value)
         chosen, falls = _falls(ask, [pixels, *_covered(pixels, contract)], labels, label)
         return Occlusion(chosen, falls.reshape(CELLS, CELLS))
     assert isinstance(preparer, TextPreparer)
-    text = preparer.beginning(preparer.text(value))
-    spans = [found.span() for found in _WORD.finditer(text)][:MOST_WORDS]
+    return erasure(ask, preparer, preparer.text(value), labels, label=label)
+
+
+def asking(
+    preparer: Preparer,
+    answer: Callable[[Sequence[Prepared]], npt.NDArray[np.float32]],
+    *,
+    batch_size: int,
+) -> Ask:
+    """A model that is asked for the probabilities of any number of inputs, a batch at a time.
+
+    Args:
+        preparer: Of the model.
+        answer: Its probabilities for a batch, which is as many views as the preparer makes.
+        batch_size: Inputs of a batch.
+    """
+
+    def ask(read: Sequence[Any]) -> npt.NDArray[np.float32]:
+        parts = [
+            answer(preparer.batch(read[start : start + batch_size]))
+            for start in range(0, len(read), batch_size)
+        ]
+        return np.concatenate(parts)
+
+    return ask
+
+
+def erasure(
+    ask: Ask,
+    preparer: TextPreparer,
+    text: str,
+    labels: Sequence[str],
+    *,
+    label: str | None = None,
+    most_words: int = MOST_WORDS,
+) -> Erasure:
+    """What a label of a text rests on.
+
+    Args:
+        ask: The model.
+        preparer: Of the model.
+        text: The text.
+        labels: Of the model.
+        label: Which one; the likeliest when None.
+        most_words: How many words are left out, one by one, from the first on.
+    """
+    text = preparer.beginning(text)
+    spans = [found.span() for found in _WORD.finditer(text)][:most_words]
     without = [preparer.tokens(text[:start] + text[end:]) for start, end in spans]
     chosen, falls = _falls(ask, [preparer.tokens(text), *without], labels, label)
     words = zip(spans, falls.tolist(), strict=True)
@@ -113,7 +156,7 @@ def explain(
 
 
 def _falls(
-    ask: Callable[[Sequence[Any]], npt.NDArray[np.float32]],
+    ask: Ask,
     read: Sequence[Any],
     labels: Sequence[str],
     label: str | None,

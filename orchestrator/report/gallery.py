@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.report.figures import figure
-from orchestrator.report.markup import Safe, el
-from orchestrator.report.predictions import Predictions
+from orchestrator.report.markup import Safe, el, join
+from orchestrator.report.predictions import Basis, Predictions
 from orchestrator.report.wording import percent, plural
 
 Preview = Callable[[str, int], bytes | str | None]
@@ -19,7 +19,11 @@ Preview = Callable[[str, int], bytes | str | None]
 MOST_SHOWN = 24
 MOST_PICTURE_BYTES = 1_500_000  # over all pictures, so that the page stays small
 MOST_CHARACTERS = 400  # of a text
+MOST_MARKS = 8  # in a text
+LEAST_FALL = 0.01  # of a probability without a word that is marked
 SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
+
+_MARKED = "Without a word that is marked the wrong label is less likely. "
 
 
 @dataclass(frozen=True)
@@ -83,15 +87,17 @@ def gallery(predictions: Predictions, preview: Preview | None) -> Safe:
     for mistake in shown:
         picture = _picture(predictions.split, mistake.example, preview)
         spent += len(picture or b"")
-        cards.append(_card(mistake, picture if spent <= MOST_PICTURE_BYTES else None))
+        basis = predictions.bases.get(mistake.example, ())
+        cards.append(_card(mistake, picture if spent <= MOST_PICTURE_BYTES else None, basis))
     n_shown = f"The {len(shown)} of them" if n_wrong > len(shown) else "Those"
     return figure(
         f"{n_wrong:,} of {where} are wrong; these most confidently"
         if len(predictions) > 1
         else "The only example is wrong",
         el("ul", *cards, class_="gallery"),
-        note=f"{n_shown} with the highest probability for a wrong label, the surest first. Look "
-        "for wrong labels in the data before blaming the model.",
+        note=f"{n_shown} with the highest probability for a wrong label, the surest first. "
+        f"{_MARKED if predictions.bases else ''}Look for wrong labels in the data before blaming "
+        "the model.",
         class_="wide",
     )
 
@@ -105,11 +111,11 @@ def _picture(split: str, example: int, preview: Preview | None) -> bytes | str |
         return None
 
 
-def _card(mistake: Mistake, picture: bytes | str | None) -> Safe:
+def _card(mistake: Mistake, picture: bytes | str | None, basis: Sequence[Basis]) -> Safe:
     image = picture if isinstance(picture, bytes) else b""
     kind = next((k for sign, k in SIGNATURES.items() if image.startswith(sign)), None)
     if isinstance(picture, str):
-        shown = el("blockquote", _beginning(picture), class_="excerpt")
+        shown = el("blockquote", _beginning(picture, basis), class_="excerpt")
     elif kind:
         encoded = base64.b64encode(image).decode()
         shown = el(
@@ -140,7 +146,22 @@ def _tail(uri: str, most: int = 24) -> str:
     return uri if len(uri) <= most else f"…{uri[1 - most :]}"
 
 
-def _beginning(text: str) -> str:
-    """How a text begins, its white space evened out."""
-    even = " ".join(text[: 4 * MOST_CHARACTERS].split())
-    return even if len(even) <= MOST_CHARACTERS else f"{even[: MOST_CHARACTERS - 1]}…"
+def _beginning(text: str, basis: Sequence[Basis] = ()) -> Safe:
+    """How a text begins, its white space evened out, with the words marked that count most."""
+    by_fall = sorted((b for b in basis if b.fall >= LEAST_FALL), key=lambda b: -b.fall)
+    parts: list[str] = []
+    at = n_shown = 0
+    for word in sorted(by_fall[:MOST_MARKS], key=lambda b: b.start):
+        before, marked = _even(text[at : word.start]), text[word.start : word.end]
+        if n_shown + len(before) + len(marked) > MOST_CHARACTERS:
+            break
+        parts += [before, el("mark", marked, title=f"−{percent(word.fall)} without it")]
+        n_shown, at = n_shown + len(before) + len(marked), word.end
+    rest = _even(text[at : at + 4 * MOST_CHARACTERS]).rstrip()
+    room = MOST_CHARACTERS - n_shown
+    return join([*parts, rest if len(rest) <= room else f"{rest[: max(0, room - 1)]}…"])
+
+
+def _even(text: str) -> str:
+    """A part of a text with one space for each stretch of white space, at its ends too."""
+    return " ".join(f"|{text}|".split())[1:-1]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,22 @@ from orchestrator.tasks.metrics import Floats, Ints
 from orchestrator.tasks.task import Said, Truth, build_task
 
 
+@dataclass(frozen=True)
+class Basis:
+    """How far the probability of what was said falls without `start` … `end - 1` of the text."""
+
+    start: int
+    end: int
+    fall: float
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """A model's answers on one split.
 
     `probs` is what is said and `truth` what is true, as the task has it: of a classification
     probabilities [N, C] and class numbers [N], or 0/1 [N, C] where there are several labels.
+    `bases` has the words that some answers rest on, by example.
     """
 
     split: str
@@ -32,6 +42,7 @@ class Predictions:
     probs: Said
     truth: Truth
     uris: tuple[str, ...]
+    bases: Mapping[int, tuple[Basis, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -75,7 +86,22 @@ def read_predictions(path: Path, *, split: str, task: TaskSpec) -> Predictions |
         probs=said,
         truth=truth,
         uris=tuple(str(uri) if uri is not None else "" for uri in table["uri"].to_pylist()),
+        bases=_bases(table, name=path.name),
     )
+
+
+def _bases(table: Any, *, name: str) -> dict[int, tuple[Basis, ...]]:
+    if "basis" not in table.column_names:
+        return {}
+    pairs = zip(table["example"].to_pylist(), table["basis"].to_pylist(), strict=True)
+    try:
+        return {
+            int(example): tuple(Basis(s["start"], s["end"], float(s["score"])) for s in spans)
+            for example, spans in pairs
+            if spans
+        }
+    except (KeyError, TypeError, ValueError) as err:
+        raise IntegrityError(f"{name} has a basis that cannot be read: {err}.") from err
 
 
 def _annotations(table: Any, *, name: str) -> list[Annotation]:

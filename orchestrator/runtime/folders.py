@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from orchestrator.tasks.task import Said, Task, Truth
 
 EXPERIMENT = "experiment.json"
 RECORD = "record.json"
+_SPAN = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("score", pa.float32())])
 
 
 class TrialStart(Frozen):
@@ -221,7 +222,14 @@ def _is_state(name: str) -> bool:
 
 
 def write_predictions(
-    path: Path, *, task: Task, examples: Examples, split: Split, said: Said, truth: Truth
+    path: Path,
+    *,
+    task: Task,
+    examples: Examples,
+    split: Split,
+    said: Said,
+    truth: Truth,
+    bases: Mapping[int, Sequence[Mapping[str, Any]]] | None = None,
 ) -> None:
     """Durably write what a model says of a split beside the truth as an Arrow file.
 
@@ -232,15 +240,18 @@ def write_predictions(
         split: Of it.
         said: Of each of the split's examples, in order.
         truth: Of each of them.
+        bases: Of some of them, by row: spans of its text with how much the answer rests on each.
     """
     rows = examples.indices(split)
     numbers = [np.asarray(of_example, np.float32).ravel() for of_example in said]
+    spans = [(bases or {}).get(int(row)) for row in rows]
     table = pa.table(
         {
             "example": pa.array(rows, pa.int64()),
             "prob": pa.array(numbers, pa.list_(pa.float32())),
             **_true_columns(task, truth),
             "uri": pa.array([examples.uri(int(row)) for row in rows], pa.string()),
+            **({"basis": pa.array(spans, pa.list_(_SPAN))} if bases else {}),
         }
     )
     sink = pa.BufferOutputStream()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.cli import main
 from jobs.promote import bundle_trial
 from jobs.report import previews
+from orchestrator.bundle.attribution import Erasure, explain
+from orchestrator.bundle.bundle import open_bundle
+from orchestrator.bundle.manifest import MANIFEST, render, sealed
 from orchestrator.bundle.predictor import load_predictor
 from orchestrator.report.page import write_report
+from orchestrator.report.predictions import read_predictions
 from orchestrator.runtime.cluster import Cluster
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import open_examples
@@ -19,7 +26,8 @@ from orchestrator.spec.parsing import parse_sweep
 from orchestrator.tuning.planning import plan_sweep
 from orchestrator.tuning.progress import Silent
 from orchestrator.tuning.sweep import run_sweep
-from tests.orchestrator.text_material import write_encoder, write_texts
+from tests.jobs.documents import document
+from tests.orchestrator.text_material import WORDS, write_encoder, write_texts
 
 pytestmark = pytest.mark.ray
 
@@ -111,7 +119,104 @@ def test_a_bundle_answers_as_its_trial_did(sweep: SweepFolder, strategy: str) ->
     assert [a.get("error", "")[:5] for a in odd] == ["is em", "", "holds"]
 
 
+@pytest.fixture(scope="module")
+def several(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
+    """A head and a wholly fine-tuned encoder for texts of up to three labels."""
+    root = tmp_path_factory.mktemp("several")
+    write_labelled(root / "train.jsonl", 90, seed=0)
+    write_labelled(root / "test.jsonl", 30, seed=1)
+    write_encoder(root / "tiny")
+    raw = {
+        "name": "several",
+        "task": "text-multilabel-classification",
+        "data": {"train": "train.jsonl", "test": "test.jsonl"},
+        "defaults": {"max_length": 32, "batch_size": 8},
+        "search": [
+            {"strategy": "feature-extraction", "backbone": "tiny", "epochs": 2},
+            {"strategy": "full", "backbone": "tiny", "epochs": 6, "backbone_lr": 2e-3},
+        ],
+        "budget": {"trials": 2},
+        "storage": "runs",
+    }
+    outcome = run_sweep(parse_sweep(raw, base=root))
+    assert (outcome.ended, outcome.failed) == (2, 0), outcome
+    return SweepFolder(outcome.folder)
+
+
+def write_labelled(path: Path, n: int, *, seed: int) -> None:
+    """Lines of texts with the words of one to three kinds, which are their labels."""
+    rng, lines = np.random.default_rng(seed), []
+    for number in range(n):
+        labels = rng.permutation(list(WORDS))[: int(rng.integers(1, 4))].tolist()
+        words = [str(word) for label in labels for word in rng.choice(WORDS[label], 3)]
+        text = " the ".join(rng.permutation(words).tolist())
+        lines.append(json.dumps({"text": f"{text} {seed * 1000 + number}", "labels": labels}))
+    path.write_text("\n".join(lines))
+
+
+def test_texts_of_several_labels_come_to_a_bundle_that_answers_at_its_threshold(
+    several: SweepFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    records = several.records().values()
+    tuned = next(r for r in records if r.experiment.strategy.strategy == "full")
+    assert set(tuned.experiment.parents) == {"head"}
+    assert tuned.validation["roc_auc"] > 0.9
+    bundle = bundle_trial(several, tuned)
+    examples = open_examples(several / "data")
+    rows = examples.indices("test")
+    texts, truth = [examples.text(int(i)) for i in rows], examples.targets()[rows] == 1
+    right = []
+    for threshold in (0.5, 0.99):
+        folder = tmp_path / str(threshold)
+        shutil.copytree(bundle.path, folder)
+        content = {**json.loads((folder / MANIFEST).read_bytes()), "threshold": threshold}
+        content.pop("digest")
+        (folder / MANIFEST).write_bytes(render(sealed(content).to_json()))
+        answers = list(load_predictor(open_bundle(folder), threads=1).predict(texts, batch_size=7))
+        said = [[label in a["labels"] for label in examples.labels] for a in answers]
+        for answer in answers:
+            probs = answer["probabilities"]
+            assert answer["labels"] == [label for label in probs if probs[label] >= threshold]
+        right.append(int((np.array(said) == truth).all(axis=1).sum()))
+        test = str(several.root.parent.parent / "test.jsonl")
+        capfd.readouterr()
+        assert main(["evaluate", str(folder), test, "--json"]) == 0
+        told = document(capfd.readouterr().out)
+        assert (told["n"], told["wholly_right"]["n"]) == (30, right[-1])
+        recalls = {row["label"]: row["recall"] for row in told["per_class"]}
+        of_label = (np.array(said) & truth).sum(axis=0) / truth.sum(axis=0)
+        assert recalls == pytest.approx(dict(zip(examples.labels, of_label, strict=True)))
+    assert right[0] > right[1], "at 0.99 it answers less than at 0.5"
+
+
 def test_the_report_shows_the_texts_that_were_answered_wrongly(sweep: SweepFolder) -> None:
     page = write_report(sweep.root, preview=previews(sweep.root)).read_text()
     assert "the first window of 32 tokens of a text" in page
     assert page.count('<blockquote class="excerpt">') > 0
+
+
+def test_the_surest_wrong_answers_come_with_the_words_that_they_rest_on(
+    sweep: SweepFolder,
+) -> None:
+    test = sweep.read("test.json")
+    assert test is not None
+    record = sweep.records()[test["trial"]]
+    task = record.experiment.task
+    found = read_predictions(sweep / "test.arrow", split="test", task=task)
+    assert found is not None
+    wrong = found.probs.argmax(axis=1) != found.truth
+    assert len(found.bases) == min(int(wrong.sum()), 8) > 0
+    examples, predictor = (
+        open_examples(sweep / "data"),
+        load_predictor(bundle_trial(sweep, record), runtime="torch", threads=1),
+    )
+    for row, basis in found.bases.items():
+        position = found.examples.tolist().index(row)
+        assert wrong[position]
+        label = task.labels[int(found.probs[position].argmax())]
+        expected = explain(predictor, examples.text(row), label=label)
+        assert isinstance(expected, Erasure)
+        for one, other in zip(basis, expected.words, strict=False):
+            assert (one.start, one.end) == (other.start, other.end)
+            assert one.fall == pytest.approx(other.fall, abs=1e-3)
+    assert "Without a word that is marked" in write_report(sweep.root).read_text()
