@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.orchestrator.text_material import write_encoder, write_texts
+
 pytestmark = pytest.mark.ray
 
 RawSpec = Callable[..., dict[str, object]]
@@ -26,6 +28,26 @@ def spec_file(raw_spec: RawSpec, tmp_path: Path) -> Path:
     slow = {**search[1], "unfreeze": [1, 2, 3], "epochs": 6, "augment": "light", "batch_size": 2}
     path = tmp_path / "sweep.yaml"
     raw = raw_spec(search=[slow], budget={"trials": 3}, tuner={"scheduler": "none"})
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+@pytest.fixture
+def text_spec_file(tmp_path: Path) -> Path:
+    """The same on texts: every layer of an encoder is fine-tuned."""
+    write_texts(tmp_path / "train", 40, seed=0)
+    tiny = str(write_encoder(tmp_path / "tiny", n_layers=4, width=64))
+    tuned = {"strategy": "full", "backbone": tiny, "backbone_lr": [1e-5, 2e-5, 5e-5]}
+    path = tmp_path / "sweep.yaml"
+    raw = {
+        "name": "texts",
+        "task": "text-classification",
+        "data": {"train": str(tmp_path / "train")},
+        "search": [{**tuned, "epochs": 6, "batch_size": 2, "max_length": 64}],
+        "budget": {"trials": 3},
+        "tuner": {"scheduler": "none"},
+        "storage": str(tmp_path / "runs"),
+    }
     path.write_text(yaml.safe_dump(raw))
     return path
 
@@ -65,9 +87,13 @@ def ended(runs: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "spec", ["text_spec_file", pytest.param("spec_file", marks=pytest.mark.slow)]
+)
 def test_killed_twice_the_same_command_finishes_and_repeats_nothing(
-    spec_file: Path, tmp_path: Path
+    spec: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    spec_file: Path = request.getfixturevalue(spec)
     runs = tmp_path / "runs"
     kept: dict[str, bytes] = {}
     for _ in range(2):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.runtime.cluster import Cluster
+from orchestrator.spec.parsing import parse_sweep
 from orchestrator.spec.parts import BackboneSpec
 from orchestrator.tuning.screening import Role, Screen, Screened, _places
 from orchestrator.tuning.sweep import run_sweep
+from tests.orchestrator.text_material import write_encoder, write_texts
 from tests.orchestrator.tuning.test_sharing import HEAD, PARTIAL, factory_of, spec_of
 from tests.orchestrator.tuning.test_sweep import Lines, RawSpec, records
 from tests.orchestrator.tuning.test_sweep import spec_of as parsed
@@ -109,6 +113,40 @@ def test_a_sweep_fine_tunes_what_the_screen_keeps_and_one_audit(
         and record.experiment.strategy.strategy == "partial"
     ]
     assert len(audits) == 1
+
+
+@pytest.mark.ray
+def test_encoders_of_texts_are_screened_too(cluster: Cluster, tmp_path: Path) -> None:
+    write_texts(tmp_path / "train", 12, seed=0)
+    encoders = [
+        str(write_encoder(tmp_path / name, n_layers=n_layers, seed=n_layers))
+        for name, n_layers in (("small", 2), ("large", 3))
+    ]
+    raw = {
+        "name": "texts",
+        "task": "text-classification",
+        "data": {"train": "train", "validation": 0.3},
+        "defaults": {"max_length": 32, "epochs": 1, "batch_size": 8},
+        "search": [
+            {"strategy": "feature-extraction", "backbone": encoders},
+            {"strategy": "partial", "backbone": encoders, "unfreeze": 1},
+        ],
+        "screen": {"keep": 1},
+        "budget": {"trials": 4},
+        "storage": "runs",
+    }
+    outcome = run_sweep(parse_sweep(raw, base=tmp_path))
+    assert (outcome.ended, outcome.failed) == (4, 0), outcome
+    rows = json.loads((outcome.folder / "plan.json").read_bytes())["screen"]
+    assert [row["role"] for row in rows] == ["kept", "audit"]
+    assert {row["backbone"]["folder"] for row in rows} == {*encoders}
+    assert all(math.isfinite(row["log_me"]) and row["bank"] is not None for row in rows)
+    tuned = [
+        record.experiment.backbone.name
+        for record in records(outcome).values()
+        if record.experiment.strategy.strategy == "partial"
+    ]
+    assert sorted(tuned) == ["large", "small"]
 
 
 def test_a_screen_that_drops_nothing_is_a_fault(raw_spec: RawSpec) -> None:
