@@ -1,4 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Needs git, Python 3.11 or 3.12, an index.
+# `make demo ARGS=--keep` leaves the endpoint running.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test test-with-ray test-without-ray check slow bench format clean
 
 demo: $(STAMP)
-	$(BIN)/python -m jobs.demo
+	$(BIN)/python -m jobs.demo $(ARGS)
 
 # Tests on a Ray cluster wait a lot: those without one run beside them.
 test: $(STAMP)

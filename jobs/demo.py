@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +18,6 @@ from serve.client import Client, OneLabel
 FOLDER = Path("demo")
 SPEC = Path(__file__).parent / "specs" / "elpv-demo.yaml"
 NAME = "solar-cells"
-PATIENCE_S = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,20 +57,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(cells: Sequence[Path], *, registry: str, keep: bool) -> str:
     """Serve the champion, ask it by curl and by the client; what became of the endpoint."""
-    words = ("--registry", registry, "--port", str(_free_port(8000)), "--detach")
-    told = _run("deploy", f"{NAME}@champion", *words, keep=("serving at ", "stop it with: kill "))
-    url, pid = told["serving at "], int(told["stop it with: kill "])
+    port = str(_free_port(8000))
+    words = ("--registry", registry, "--port", port, "--detach")
+    url = _run("deploy", f"{NAME}@champion", *words, keep=("serving at ",))["serving at "]
     try:
         _ask_by_curl(url, cells[0])
         _ask_by_client(url, cells)
         print(f"\nA page to try it on: {url}/   what it answers to: {url}/docs")
     except BaseException:
-        _stop(pid)
+        _run("undeploy", "--port", port)
         raise
     if keep:
-        return f"{url}/ (stop it with: kill {pid})"
-    _stop(pid)
-    return "stopped; python -m jobs.demo --keep leaves it running"
+        return f"{url}/ (stop it with: orchestrator undeploy --port {port})"
+    _run("undeploy", "--port", port)
+    return "stopped; make demo ARGS=--keep leaves it running"
 
 
 def _ask_by_curl(url: str, cell: Path) -> None:
@@ -93,16 +89,6 @@ def _ask_by_client(url: str, cells: Sequence[Path]) -> None:
     for cell, answer in zip(cells, prediction.answers, strict=True):
         told = answer.label if isinstance(answer, OneLabel) else answer
         print(f"{cell.name}: {told}, by version {prediction.version}")
-
-
-def _stop(pid: int) -> None:
-    """End the endpoint, and wait until it has gone."""
-    os.kill(pid, signal.SIGTERM)
-    deadline_s = time.monotonic() + PATIENCE_S
-    with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < deadline_s:
-            os.kill(pid, 0)
-            time.sleep(0.2)
 
 
 def _free_port(wanted: int) -> int:
