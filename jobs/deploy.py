@@ -358,11 +358,9 @@ def _told(settings: AppSettings, host: str, port: int, terminal: Terminal) -> di
 
 def curl_body(endpoint: EndpointSettings) -> list[str]:
     """Arguments of curl that ask a model of its kind."""
-    from serve.entry import accepts_of
-    from serve.pinning import fetched, pinned
+    from serve.app import accepted_by
 
-    pin = pinned(endpoint.bundle, name=endpoint.name, registry=endpoint.registry)
-    if accepts_of(fetched(pin).task.kind) == "question":
+    if accepted_by(endpoint) == "question":
         asked = '{"inputs": [{"question": "…", "context": "…"}]}'
         return ["-H 'Content-Type: application/json'", f"-d '{asked}'"]
     return ["-F input=@FILE"]

@@ -20,6 +20,7 @@ from ray.serve.schema import APIType, ApplicationStatus
 from orchestrator.bundle.latency import target_ongoing_requests
 from orchestrator.errors import OrchestratorError, SpecError
 
+from .entry import Accepts, accepts_of
 from .keys import read_keys
 from .limits import Limits
 from .loading import Model
@@ -35,6 +36,7 @@ __all__ = [
     "EndpointSettings",
     "Limits",
     "UnknownSettingsError",
+    "accepted_by",
     "build_app",
     "pinned_settings",
     "read_keys",
@@ -83,6 +85,12 @@ def build_app(settings: AppSettings) -> Application:
         ),
     )
     return deployment.bind(served, settings.limits, keys, settings.at_once)
+
+
+def accepted_by(endpoint: EndpointSettings) -> Accepts:
+    """What an endpoint's inputs are."""
+    pin = pinned(endpoint.bundle, name=endpoint.name, registry=endpoint.registry)
+    return accepts_of(fetched(pin).task.kind)
 
 
 def pinned_settings(settings: AppSettings) -> AppSettings:
