@@ -20,7 +20,8 @@ from ray.serve.schema import APIType, ApplicationStatus
 from orchestrator.bundle.latency import target_ongoing_requests
 from orchestrator.errors import OrchestratorError, SpecError
 
-from .entry import Accepts, accepts_of
+from .contract import Accepts
+from .entry import accepts_of
 from .keys import read_keys
 from .limits import Limits
 from .loading import Model
