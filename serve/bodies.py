@@ -16,8 +16,9 @@ from python_multipart.multipart import parse_options_header
 
 from orchestrator.errors import listing, nearest
 
+from .contract import Accepts
 from .forms import field_text, field_texts, read_form
-from .items import Accepts, Checked, checked_image, checked_question, checked_text, from_base64
+from .items import Checked, checked_image, checked_question, checked_text, from_base64
 from .limits import Limits
 from .options import (
     check_count,

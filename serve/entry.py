@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.spec.parts import TaskKind
 
-from .items import Accepts
+from .contract import Accepts
 from .limits import Limits
 
 

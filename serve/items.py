@@ -6,15 +6,13 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
 from .images import check_image
 from .limits import Limits
 from .problems import Refusal
-
-Accepts = Literal["image", "text", "question"]
 
 
 @dataclass(frozen=True)
