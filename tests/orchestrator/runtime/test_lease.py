@@ -45,7 +45,7 @@ def test_one_that_died_is_followed_at_once_on_its_own_machine(storage_uri: str) 
 def test_one_that_is_not_heard_of_is_followed_elsewhere_and_finds_out(
     storage_uri: str, become: Node
 ) -> None:
-    asleep = taken(mirror.local_path(storage_uri))
+    asleep = taken(mirror.local_path(storage_uri), beat_s=2)  # not while the other takes over
     asleep.__enter__()
     become("b")
     with pytest.raises(KeyboardInterrupt), takes_over(mirror.local_path(storage_uri)):
