@@ -313,4 +313,4 @@ def test_files_that_are_too_large_for_one_request_come_in_several(
     browser.wait("document.querySelectorAll('.run:not(.waiting)').length === 3")
 
     assert "413" not in browser.run("document.body.textContent")
-    assert browser.run("document.querySelectorAll('.card-image .problem').length") == 3
+    assert browser.run("document.querySelectorAll('.run .problem').length") == 3
