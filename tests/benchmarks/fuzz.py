@@ -26,7 +26,7 @@ FRAMING = (b"content-length", b"transfer-encoding")  # what is sent says truly h
 def s8(folder: Path) -> list[Measured]:
     """Twenty thousand, behind the plain proxy."""
     image = write_random_bundle(folder / "colours", BACKBONES[0])
-    text = text_bundle(folder / "lengths", image.experiment, image.record)
+    text = text_bundle(folder / "lengths", image.experiment(), image.record())
     port, threads = free_port(), os.cpu_count() or 1
     bundles = {"colours": image.path, "lengths": text.path}
     words = deploying("ours", bundles, port=port, threads=threads)
