@@ -185,9 +185,8 @@ class FeatureStore:
                     return False  # another process has filled it meanwhile
             mirror.remove(folder / MANIFEST)
             for name in {*names, *_lacking(folder, parts)}:
-                path = folder / name
-                if not path.is_file() or file_digest(path) != _digest_in(name):
-                    mirror.remove(path)
+                if not _is_whole(folder / name):
+                    mirror.remove(folder / name)
             return True
 
     def missing(self, key: FeatureKey, *, n_rows: int) -> list[range]:
@@ -195,18 +194,13 @@ class FeatureStore:
 
         At a URI the bytes of a part are left to whoever reads them.
         """
-        folder, found = self.folder(key), []
-        for rows in part_ranges(n_rows):
-            name = self._parts(key).get(part_name(rows))
-            if name is not None and mirror.at_uri(folder) is None:
-                with contextlib.suppress(FileNotFoundError):
-                    if file_digest(folder / name) == _digest_in(name):
-                        continue
+        folder, there = self.folder(key), self._parts(key)
+        if mirror.at_uri(folder) is None:
+            for part, name in list(there.items()):
+                if not _is_whole(folder / name):
                     (folder / name).unlink(missing_ok=True)
-            elif name is not None:
-                continue
-            found.append(rows)
-        return found
+                    del there[part]
+        return [rows for rows in part_ranges(n_rows) if part_name(rows) not in there]
 
     def _names(self, key: FeatureKey) -> set[str]:
         """Names of the parts that the store has, whether the entry is finished or not."""
@@ -343,6 +337,14 @@ def _digest_in(name: str) -> str:
     """The SHA-256 that a part's name says; empty where it says none."""
     match = _PART.fullmatch(name)
     return match[2] if match else ""
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a part is here, with the bytes that its name says."""
+    try:
+        return file_digest(path) == _digest_in(path.name)
+    except FileNotFoundError:
+        return False
 
 
 def _seal(folder: Path, parts: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:

@@ -24,6 +24,7 @@ from orchestrator.features.transferability import knn_accuracy, log_me
 from orchestrator.models.backbone import Backbone
 from orchestrator.models.building import build_backbone
 from orchestrator.models.head import Standardize, build_head
+from orchestrator.models.placing import one_device
 from orchestrator.spec.backbones import backbone_modality, facts_of
 from orchestrator.spec.parts import BackboneSpec, TaskSpec, by_position
 from orchestrator.spec.strategy import FeatureExtraction
@@ -113,7 +114,7 @@ def _measured(
         rows,
         contract=facts_of(spec).input,
         pooling="mean" if backbone_modality(spec) == "text" else "last",
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        device=one_device(use_gpu=True),
         threads=threads,
         on_images=on_images,
     )
@@ -152,7 +153,7 @@ def _tokens_of(
     contract = input_contract(backbone.spec, {}, task.kind)
     pieces = pieces_of(examples, contract)
     rows = _sample(pieces)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = one_device(use_gpu=True)
     targets = pieces.targets(rows, build_task(task))
     if task.kind == "question-answering":
         targets = targets[..., 0].astype(np.int64)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from orchestrator.data.preparing import prepare_data
 from orchestrator.features.filling import search_rows
 from orchestrator.features.room import leased_bytes
 from orchestrator.features.store import FeatureStore
+from orchestrator.runtime.feature_filling import FeatureNeed
 from orchestrator.runtime.folders import SweepFolder
 from orchestrator.runtime.process_cache import initial_weights_digest
 from orchestrator.runtime.trial_run import VERSIONED
@@ -76,22 +76,21 @@ class PreparedSweep:
         Raises:
             CapacityError: The features do not fit the store.
         """
-        costs = CostBook.of(self.spec, self.storage)
 
-        def within(budget_bytes: float) -> list[Shared]:
-            return shared_work(
-                self.spec,
-                factory,
-                images=lambda contract: len(search_rows(pieces_of(self.examples, contract))),
-                forward_s=costs.forward_s,
-                budget_bytes=budget_bytes,
-            )
+        def room(needs: Collection[FeatureNeed]) -> float:
+            ours = [need.key(self.examples) for need in needs]
+            return store_budget(self.spec, self.store) - leased_bytes(self.store, besides=ours)
 
-        keys = {work.need: work.need.key(self.examples) for work in within(math.inf)}
-        others = leased_bytes(self.store, besides=keys.values())
+        found = shared_work(
+            self.spec,
+            factory,
+            images=lambda contract: len(search_rows(pieces_of(self.examples, contract))),
+            forward_s=CostBook.of(self.spec, self.storage).forward_s,
+            room=room,
+        )
         return [
-            replace(work, there=self.store.is_finished(keys[work.need]))
-            for work in within(store_budget(self.spec, self.store) - others)
+            replace(work, there=self.store.is_finished(work.need.key(self.examples)))
+            for work in found
         ]
 
     def factory(self) -> ExperimentFactory:

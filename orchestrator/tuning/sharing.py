@@ -91,7 +91,7 @@ def shared_work(
     *,
     images: Callable[[Contract], int],
     forward_s: Callable[[str, int], float | None],
-    budget_bytes: float,
+    room: Callable[[Collection[FeatureNeed]], float],
 ) -> list[Shared]:
     """All outputs that trials of the search could share, and which of them are stored.
 
@@ -100,7 +100,7 @@ def shared_work(
         factory: Makes its experiments.
         images: Training and validation inputs under a contract.
         forward_s: Seconds an input of a backbone's forward pass at a size, where they are known.
-        budget_bytes: Room for the store.
+        room: Bytes that the store may take for what could be stored.
 
     Raises:
         CapacityError: Not even the features have room.
@@ -121,7 +121,7 @@ def shared_work(
                     passes=trials * use.passes + (old.passes if old else 0),
                     share=use.share,
                 )
-    return _within(list(found.values()), budget_bytes, forward_s)
+    return _within(list(found.values()), room(found.keys()), forward_s)
 
 
 def store_budget(spec: SweepSpec, store: FeatureStore) -> float:

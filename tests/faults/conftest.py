@@ -12,11 +12,9 @@ from orchestrator.bundle.clip_bundles import OWN_LABELS, write_clip_bundle
 from orchestrator.runtime.cluster import Cluster
 from orchestrator.spec.clip_models import parse_clip
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
-from orchestrator.spec.strategy import FeatureExtraction
 from serve.app import AppSettings, run_app, stop_serve
 from tests.orchestrator.bundle.small_bundles import image_bundle, text_bundle
-from tests.serve.material import COLOURS, record_of
+from tests.serve.material import network_experiment, record_of
 
 
 class Site:
@@ -55,15 +53,7 @@ def site(cluster: Cluster) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def experiment() -> Experiment:
-    return Experiment(
-        task=TaskSpec(kind="image-classification", labels=COLOURS),
-        data_digest="d" * 64,
-        backbone=BackboneSpec(name="mobilenetv3_small_050"),
-        weights_digest="e" * 64,
-        input=InputContract(size=64, crop_fraction=1.0, mean=(0.5,) * 3, std=(0.5,) * 3),
-        strategy=FeatureExtraction(seed=7),
-        objective=ObjectiveSpec(),
-    )
+    return network_experiment()
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,8 @@ import pytest
 from jobs import demo
 from jobs.serving_cluster import earlier_endpoint
 from orchestrator.bundle.registry import Registry
-from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
-from orchestrator.spec.strategy import FeatureExtraction
 from tests.orchestrator.bundle.small_bundles import image_bundle
-from tests.serve.material import COLOURS, image_file, record_of
+from tests.serve.material import image_file, network_experiment, record_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -23,15 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 @pytest.fixture
 def registry(tmp_path: Path) -> str:
     """One small model, registered as the demo does with its own."""
-    experiment = Experiment(
-        task=TaskSpec(kind="image-classification", labels=COLOURS),
-        data_digest="d" * 64,
-        backbone=BackboneSpec(name="mobilenetv3_small_050"),
-        weights_digest="e" * 64,
-        input=InputContract(size=64, crop_fraction=1.0, mean=(0.5,) * 3, std=(0.5,) * 3),
-        strategy=FeatureExtraction(seed=7),
-        objective=ObjectiveSpec(),
-    )
+    experiment = network_experiment()
     bundle = image_bundle(tmp_path / "bundle", experiment, record_of(experiment))
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     Registry(uri, cache=tmp_path / "own").register(bundle, name=demo.NAME, alias="champion")

@@ -19,11 +19,8 @@ import pytest
 
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.registry import Registry
-from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
-from orchestrator.spec.strategy import FeatureExtraction
 from tests.orchestrator.bundle.small_bundles import image_bundle
-from tests.serve.material import COLOURS, image_file, record_of
+from tests.serve.material import image_file, network_experiment, record_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -55,15 +52,7 @@ def port() -> int:
 
 def bundles(folder: Path) -> Iterator[Bundle]:
     """Two versions whose answers differ."""
-    experiment = Experiment(
-        task=TaskSpec(kind="image-classification", labels=COLOURS),
-        data_digest="d" * 64,
-        backbone=BackboneSpec(name="mobilenetv3_small_050"),
-        weights_digest="e" * 64,
-        input=InputContract(size=64, crop_fraction=1.0, mean=(0.5,) * 3, std=(0.5,) * 3),
-        strategy=FeatureExtraction(seed=7),
-        objective=ObjectiveSpec(),
-    )
+    experiment = network_experiment()
     for number in (1, 2):
         record = record_of(experiment)
         yield image_bundle(folder / str(number), experiment, record, temperature=float(number))

@@ -88,6 +88,19 @@ def plain_bundle(
     return open_bundle(folder)
 
 
+def network_experiment() -> Experiment:
+    """Of a small real network, for `image_bundle`."""
+    return Experiment(
+        task=TaskSpec(kind="image-classification", labels=COLOURS),
+        data_digest="d" * 64,
+        backbone=BackboneSpec(name="mobilenetv3_small_050"),
+        weights_digest="e" * 64,
+        input=InputContract(size=64, crop_fraction=1.0, mean=(0.5,) * 3, std=(0.5,) * 3),
+        strategy=FeatureExtraction(seed=7),
+        objective=ObjectiveSpec(),
+    )
+
+
 def record_of(experiment: Experiment) -> Record:
     """How the experiment is said to have ended."""
     phase = PhaseRow(

@@ -10,29 +10,19 @@ from orchestrator.bundle.predictor import load_predictor
 from orchestrator.bundle.shared_trunk import TrunkPredictor
 from orchestrator.errors import BundleError
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
-from orchestrator.spec.strategy import FeatureExtraction
 from serve.limits import Limits
 from serve.loading import Model, loaded
 from serve.pinning import fetched, pinned
 from serve.worker import Worker
 from tests.orchestrator.bundle.small_bundles import image_bundle
-from tests.serve.material import COLOURS, image_file, plain_bundle, record_of
+from tests.serve.material import COLOURS, image_file, network_experiment, plain_bundle, record_of
 
 LIMITS = Limits()
 
 
 @pytest.fixture
 def experiment() -> Experiment:
-    return Experiment(
-        task=TaskSpec(kind="image-classification", labels=COLOURS),
-        data_digest="d" * 64,
-        backbone=BackboneSpec(name="mobilenetv3_small_050"),
-        weights_digest="e" * 64,
-        input=InputContract(size=64, crop_fraction=1.0, mean=(0.5,) * 3, std=(0.5,) * 3),
-        strategy=FeatureExtraction(seed=7),
-        objective=ObjectiveSpec(),
-    )
+    return network_experiment()
 
 
 def test_models_of_one_trunk_share_it_and_answer_as_alone(

@@ -85,9 +85,7 @@ def test_the_first_node_to_write_a_part_wins_on_both(storage_uri: str, become: N
     become("b")
     second = store_at(storage_uri)
     put(second, PARTS[0], shift=1e-6)
-    for rows in PARTS[1:]:
-        put(second, rows)
-    second.seal(KEY, n_rows=N_ROWS)
+    fill(second)
     found = second.find(KEY)
     assert found is not None
     assert np.array_equal(np.concatenate(found.blocks), VALUES)

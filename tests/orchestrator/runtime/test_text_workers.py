@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator.runtime.cluster import Cluster
-from tests.orchestrator.runtime.test_workers import probs, run
+from tests.orchestrator.runtime.test_workers import assert_on_two_as_on_one, probs, run
 from tests.orchestrator.text_material import write_encoder, write_texts
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -33,11 +33,6 @@ def test_two_workers_fine_tune_an_encoder_as_one_does(cluster: Cluster, tmp_path
 
     folder1, one = run(raw("one"))
     folder2, two = run(raw("two", workers={"per_trial": 2, "cpus": 1}))
-    assert two.placement is not None
-    assert two.placement.workers == 2
-    assert one.experiment.digest == two.experiment.digest
-    assert [row.epoch for row in one.epochs] == [row.epoch for row in two.epochs]
-    for a, b in zip(one.epochs, two.epochs, strict=True):
-        assert a.train_loss == pytest.approx(b.train_loss, rel=2e-3)
+    assert_on_two_as_on_one(two, one)
     assert np.ptp(probs(folder1, one), axis=0).max() > 1e-2, "its texts are told apart"
     np.testing.assert_allclose(probs(folder1, one), probs(folder2, two), atol=5e-3)

@@ -33,6 +33,16 @@ def run(raw: dict[str, object]) -> tuple[SweepFolder, Record]:
     return folder, record
 
 
+def assert_on_two_as_on_one(two: Record, one: Record) -> None:
+    """Two workers have trained the experiment of one, with its losses."""
+    assert two.placement is not None
+    assert two.placement.workers == 2
+    assert one.experiment.digest == two.experiment.digest
+    assert [row.epoch for row in one.epochs] == [row.epoch for row in two.epochs]
+    for a, b in zip(one.epochs, two.epochs, strict=True):
+        assert a.train_loss == pytest.approx(b.train_loss, rel=2e-3)
+
+
 def probs(folder: SweepFolder, record: Record) -> Any:
     path = folder.trial(record.trial).root / "validation.arrow"
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
@@ -49,12 +59,7 @@ def test_two_workers_give_the_result_of_one(
     common = {"search": [block], "budget": {"trials": 1}, "tuner": {"scheduler": "none"}}
     folder1, one = run(make_spec(tmp_path / "one", **common))
     folder2, two = run(make_spec(tmp_path / "two", **common, workers={"per_trial": 2, "cpus": 1}))
-    assert two.placement is not None
-    assert two.placement.workers == 2
-    assert one.experiment.digest == two.experiment.digest
-    assert [row.epoch for row in one.epochs] == [row.epoch for row in two.epochs]
-    for a, b in zip(one.epochs, two.epochs, strict=True):
-        assert a.train_loss == pytest.approx(b.train_loss, rel=2e-3)
+    assert_on_two_as_on_one(two, one)
     np.testing.assert_allclose(probs(folder1, one), probs(folder2, two), atol=5e-3)
 
 

@@ -63,7 +63,7 @@ def shared_of(
         factory_of(spec),
         images=lambda _: IMAGES,
         forward_s=lambda backbone, size: (seconds or {}).get(backbone),
-        budget_bytes=budget_bytes,
+        room=lambda needs: budget_bytes,
     )
 
 
