@@ -21,6 +21,7 @@ CONNECT_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 TRY_AGAIN = frozenset({429, 502, 503, 504})
+_NO_ROUTE = b"/-/routes"  # where Ray's 404 sends the reader
 
 # A connection that did not come about, or that ended without an answer: predicting twice does no
 # harm. A reply that came too late is not among them: by then the time is over.
@@ -112,13 +113,15 @@ def retry_after_s(response: httpx.Response) -> float:
 def _may_pass(outcome: httpx.Response | httpx.TransportError) -> bool:
     """Whether the same request may do better later.
 
-    A 500 without a problem document is none of the endpoint's: Ray's proxy answers so where the
-    replica died with the request in hand.
+    A 404 or 500 without a problem document may be none of the endpoint's: Ray's proxy answers so
+    before it has been told of any application, and where the replica died with the request in hand.
     """
-    if isinstance(outcome, httpx.Response):
-        told = outcome.headers.get("Content-Type", "").startswith(PROBLEM_MEDIA_TYPE)
-        return outcome.status_code in TRY_AGAIN or (outcome.status_code == 500 and not told)
-    return isinstance(outcome, _BROKEN)
+    if not isinstance(outcome, httpx.Response):
+        return isinstance(outcome, _BROKEN)
+    if outcome.headers.get("Content-Type", "").startswith(PROBLEM_MEDIA_TYPE):
+        return outcome.status_code in TRY_AGAIN
+    no_route = outcome.status_code == 404 and _NO_ROUTE in outcome.content
+    return no_route or outcome.status_code in {500, *TRY_AGAIN}
 
 
 def _response(

@@ -11,9 +11,12 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from unittest import mock
 
 import ray
 from ray import serve
@@ -38,19 +41,21 @@ PROXIES = {"ours": "ProxyActor", "exposed": "haproxy"}
 
 @dataclass(frozen=True)
 class Place:
-    """An endpoint with two replicas, whose cluster this process has joined.
+    """An endpoint with two replicas.
 
     Attributes:
         kind: `ours` (before the plain proxy) or `exposed` (before HAProxy).
         folder: Of the bundle that it began with.
         port: Where it listens.
         pid: Of the command that started it.
+        joined: A process that has joined its cluster.
     """
 
     kind: str
     folder: Path
     port: int
     pid: int
+    joined: ProcessPoolExecutor
 
     def bare_clients(self) -> list[Ask]:
         """Clients that never ask twice."""
@@ -67,9 +72,7 @@ class Place:
 
     def ready(self) -> int:
         """Replicas that answer, as Serve has it."""
-        (application,) = serve.status().applications.values()
-        (deployment,) = application.deployments.values()
-        return int(deployment.replica_states.get("RUNNING", 0))
+        return self.joined.submit(_ready).result()
 
     def update(self, folder: Path) -> None:
         """Roll it to another bundle, as a user does; returns when only that is served."""
@@ -121,9 +124,8 @@ def s5(folder: Path) -> list[Measured]:
 def s6(folder: Path) -> list[Measured]:
     """SIGKILL for a replica six times, for the controller, and for the proxy.
 
-    Behind HAProxy clients that never ask twice should lose nothing by the first two. Who kills the
-    proxy cuts the connections that it holds: there, and behind the plain proxy, the product's own
-    client asks.
+    The product's own client asks; behind HAProxy also clients that never ask twice, but for the
+    proxy's death, which cuts the connections that it holds.
     """
     return [row for kind in OURS for row in _killing(kind, folder / kind)]
 
@@ -133,23 +135,12 @@ def _killing(kind: str, folder: Path) -> list[Measured]:
     with _place(kind, folder) as place:
         ours = ("our client", place.our_clients())
         strict = ("clients that never ask twice", place.bare_clients())
-        who, clients = strict if kind == "exposed" else ours
-        full_s = []
-        with Load(clients, every_s=EVERY_S) as asked:
-            for _ in range(KILLS):
-                asked.wait_for(20)
-                full_s.append(_killed(place, REPLICA, until=lambda: place.ready() == REPLICAS))
-                time.sleep(max(0.0, BETWEEN_KILLS_S - full_s[-1]))
-        what = f"a replica killed {KILLS} times {behind}"
-        beside = {"seconds_until_full": full_s, **_came_to(asked)}
+        both = [ours, strict] if kind == "exposed" else [ours]
         rows = [
-            _none("S6", f"{what}: failed requests of {who}", len(asked.faults), beside),
-            Measured(
-                "S6", f"{what}: longest until both answer", max(full_s), "≤ 15 s", unit=" s"
-            ),
-        ]  # fmt: skip
+            row for who, clients in both for row in _replicas_killed(place, behind, who, clients)
+        ]
         for title, called in ((CONTROLLER, "the controller"), (PROXIES[kind], "the proxy")):
-            who, clients = strict if kind == "exposed" and title == CONTROLLER else ours
+            who, clients = ours if title == PROXIES[kind] else both[-1]
             with Load(clients, every_s=EVERY_S) as asked:
                 asked.wait_for(20)
                 replaced_s = _killed(place, title)
@@ -158,6 +149,19 @@ def _killing(kind: str, folder: Path) -> list[Measured]:
             beside = {"seconds_until_replaced": replaced_s, "slowest_s": max(asked.seconds)}
             rows.append(_none("S6", what, len(asked.faults), {**beside, **_came_to(asked)}))
     return rows
+
+
+def _replicas_killed(place: Place, behind: str, who: str, clients: list[Ask]) -> Iterator[Measured]:
+    full_s = []
+    with Load(clients, every_s=EVERY_S) as asked:
+        for _ in range(KILLS):
+            asked.wait_for(20)
+            full_s.append(_killed(place, REPLICA, until=lambda: place.ready() == REPLICAS))
+            time.sleep(max(0.0, BETWEEN_KILLS_S - full_s[-1]))
+    what = f"a replica killed {KILLS} times {behind}"
+    beside = {"seconds_until_full": full_s, **_came_to(asked)}
+    yield _none("S6", f"{what}: failed requests of {who}", len(asked.faults), beside)
+    yield Measured("S6", f"{what}: longest until both answer", max(full_s), "≤ 15 s", unit=" s")
 
 
 def _none(id_: str, what: str, value: int, beside: dict[str, object] | None = None) -> Measured:
@@ -174,15 +178,22 @@ def _place(kind: str, folder: Path) -> Iterator[Place]:
     started = endpoint(
         kind, bundle.path, BACKBONES[0], port=port, threads=_threads(), replicas=REPLICAS
     )
-    with started as pid:
+    with started as pid, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as joined:
         running = earlier_endpoint(port)
         assert running is not None
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        ray.init(running.address, log_to_driver=False, logging_level=logging.ERROR)
-        try:
-            yield Place(kind, bundle.path, port, pid)
-        finally:
-            ray.shutdown()
+        with mock.patch.dict(os.environ, RAY_AUTH_MODE="token"):  # Ray reads it when imported
+            joined.submit(_join, running.address).result()
+        yield Place(kind, bundle.path, port, pid, joined)
+
+
+def _join(address: str) -> None:
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _ready() -> int:
+    (application,) = serve.status().applications.values()
+    (deployment,) = application.deployments.values()
+    return int(deployment.replica_states.get("RUNNING", 0))
 
 
 def _threads() -> int:

@@ -96,11 +96,19 @@ def test_one_pass_gives_every_output(case: Case) -> None:
 
 
 @torch.no_grad()
-def test_activations_stored_in_half_precision_give_the_features_within_a_bound(case: Case) -> None:
-    """fp16 keeps 11 bits: the features move by at most 1 % of their own spread, mean 0.2 %."""
+def test_activations_stored_in_half_precision_give_features_and_logits_within_a_bound(
+    case: Case,
+) -> None:
+    """fp16 keeps 11 bits: both move by at most 1 % of their own spread, features 0.2 % on average.
+
+    The logits are those of heads at their first step, 1,000 of them on the same features.
+    """
     backbone, images = case.backbone, case.images
     scales = backbone.features(images, "multi-scale")
     spread = float(scales.std())
+    torch.manual_seed(0)
+    head = nn.Linear(scales.shape[1], 1000, bias=False)
+    logits = head(scales)
 
     for cut in backbone.cuts:
         prefix = backbone.prefix(images, cut, "multi-scale")
@@ -112,6 +120,7 @@ def test_activations_stored_in_half_precision_give_the_features_within_a_bound(c
         torch.testing.assert_close(exact, prefix.activations, rtol=0, atol=0)
         assert float((found - scales).abs().max()) < 0.01 * spread
         assert float((found - scales).abs().mean()) < 0.002 * spread
+        assert float((head(found) - logits).abs().max()) < 0.01 * float(logits.std())
 
 
 def test_the_share_of_the_arithmetic_grows_from_the_stem_to_all_of_it(case: Case) -> None:

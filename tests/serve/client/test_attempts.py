@@ -68,6 +68,18 @@ def test_a_500_that_no_endpoint_wrote_is_tried_again() -> None:
     assert last.status_code == 200
 
 
+def test_a_proxy_that_knows_of_no_application_yet_is_asked_again() -> None:
+    """What Ray's HAProxy answers in its first seconds, whatever the path."""
+    text = "Path '/v1/models/a:predict' not found. Ping http://.../-/routes for available routes."
+    early = httpx.Response(404, text=text, request=REQUEST)
+    _, last = played([early, response(200)])
+    asked, other = played([httpx.Response(404, text="Not Found", request=REQUEST)])
+
+    assert last.status_code == 200
+    assert other.status_code == 404
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 413, 422, 500, 501])
 def test_what_will_be_the_same_is_not_tried_again(status: int) -> None:
     asked, last = played([response(status, **{"Content-Type": PROBLEM_MEDIA_TYPE})])
