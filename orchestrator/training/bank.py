@@ -1,10 +1,11 @@
 """A bank: many heads on the same stored features, trained as one model along a batch axis.
 
 Each head is one feature-extraction Experiment. Rates, weight decay, smoothing, dropout, clipping,
-averaging, class weights, epochs and seeds differ from head to head; what must be alike is in
-`bank_key`. Every head ends with what it would have had alone (`run_trial`), up to rounding: its
-batches, dropped units and initial weights are drawn from its own seed. A head that has ended, or
-diverged, leaves the bank, and the others go on.
+averaging, class weights, epochs, seeds and hidden widths differ from head to head; what must be
+alike is in `bank_key`. Every head ends with what it would have had alone (`run_trial`), up to
+rounding: its batches, dropped units and initial weights are drawn from its own seed. Hidden layers
+are padded to the widest with units whose weights are zero, and whose gradients are: they stay so. A
+head that has ended, or diverged, leaves the bank, and the others go on.
 
 Heads that answer for every token are not stacked: a batch of positions is large enough by itself.
 A bank of such heads is trials, one after the other, on the same stored hidden states.
@@ -46,6 +47,7 @@ from orchestrator.training.trial import TrialResult, fit_standardize, run_trial,
 VALIDATION_ROWS = 1024
 CHECK_STEPS = 20
 VARIES = {
+    "hidden",
     "head_lr",
     "weight_decay",
     "label_smoothing",
@@ -185,6 +187,7 @@ class _Member:
     experiment: Experiment
     phase: Phase
     row: PhaseRow
+    shapes: dict[str, torch.Size]
     rows: list[EpochRow] = field(default_factory=list)
     best: EpochRow | None = None
     objective: float | None = None
@@ -278,14 +281,19 @@ class _Bank:
             fit_standardize(heads[0], io)
         self.standardize = heads[0].standardize.to(io.device)
         self.members = [
-            _Member(number, experiment, phase_of(experiment), _row(experiment, head))
+            _Member(
+                number,
+                experiment,
+                phase_of(experiment),
+                _row(experiment, head),
+                {name: p.shape for name, p in head.named_parameters()},
+            )
             for number, (experiment, head) in enumerate(zip(experiments, heads, strict=True))
         ]
         order = sorted(range(len(heads)), key=lambda i: self.members[i].run)
         self.live = [self.members[i] for i in order]
         self.parameters = {
-            name: torch.stack([dict(heads[i].named_parameters())[name] for i in order])
-            .detach()
+            name: _stacked([dict(heads[i].named_parameters())[name].detach() for i in order])
             .to(io.device)
             .requires_grad_()
             for name, _ in heads[0].named_parameters()
@@ -345,7 +353,10 @@ class _Bank:
         if objective.better(value, member.objective):
             member.best, member.objective, member.probs = row, value, probs
             i = self.live.index(member)
-            weights = {f"head.{name}": p[i].detach() for name, p in self._validated().items()}
+            weights = {
+                f"head.{name}": p[i][_corner(member.shapes[name])]
+                for name, p in self._validated().items()
+            }
             buffers = self.standardize.state_dict(prefix="head.standardize.")
             member.weights = {k: t.cpu().clone() for k, t in {**weights, **buffers}.items()}
 
@@ -441,7 +452,10 @@ class _Bank:
         masks = torch.ones(x.shape, device=x.device)
         for mask, i, rate in zip(masks, rows, rates, strict=True):
             if rate > 0:
-                mask.bernoulli_(1 - rate, generator=self.generators[i]).div_(1 - rate)
+                width = self.live[i].experiment.strategy.hidden if after else x.shape[-1]
+                kept = torch.empty(len(mask), width, device=x.device)
+                kept.bernoulli_(1 - rate, generator=self.generators[i])
+                mask[:, :width] = kept / (1 - rate)
         return x * masks
 
     @torch.no_grad()
@@ -536,6 +550,20 @@ class _Bank:
         keys = [member.run for member in self.live]
         starts = [i for i in range(len(keys)) if i == 0 or keys[i] != keys[i - 1]]
         self.runs = [range(a, b) for a, b in zip(starts, [*starts[1:], len(keys)], strict=True)]
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors [M, …] of like dimensions, each with zeros behind it up to the largest size."""
+    sizes = [max(size) for size in zip(*(tensor.shape for tensor in tensors), strict=True)]
+    stacked = tensors[0].new_zeros(len(tensors), *sizes)
+    for row, tensor in zip(stacked, tensors, strict=True):
+        row[_corner(tensor.shape)] = tensor
+    return stacked
+
+
+def _corner(shape: torch.Size) -> tuple[slice, ...]:
+    """Where a tensor stands in one that is larger."""
+    return tuple(slice(size) for size in shape)
 
 
 def _row(experiment: Experiment, head: Head) -> PhaseRow:

@@ -26,8 +26,9 @@ from orchestrator.tuning.suggestions import MOST_REPEATS, Suggester
 # Weights, gradients, two moments, averages and the best epoch's copy, in fp32.
 BYTES_A_NUMBER = 6 * 4
 MOST_BYTES = 2**30
+MOST_PADDING = 2  # times the narrowest of a bank's hidden layers
 DECIDING = ("backbone", "augment", "mixup", "cutmix", "accumulate", "precision")
-SHAPES = ("head", "hidden", "optimizer", "batch_size")  # what heads of one bank have in common
+SHAPES = ("head", "optimizer", "batch_size")  # what heads of one bank have in common
 POLL_S = 2.0
 
 
@@ -183,7 +184,7 @@ def run_banks(
 
 
 def banks_of(starts: Sequence[TrialStart], *, at_once: int) -> list[list[TrialStart]]:
-    """The starts in banks: alike in `bank_key`, bounded in memory.
+    """The starts in banks: alike in `bank_key`, bounded in memory and in padding.
 
     Linear heads cost next to nothing, and share one bank; hidden layers and heads on positions cost
     arithmetic, and are spread over what runs side by side.
@@ -191,17 +192,38 @@ def banks_of(starts: Sequence[TrialStart], *, at_once: int) -> list[list[TrialSt
     alike: dict[str, list[TrialStart]] = {}
     for start in starts:
         alike.setdefault(bank_key(start.experiment), []).append(start)
-    banks = []
-    for members in alike.values():
-        some = members[0].experiment
-        each = head_numbers(some, pooled_width(some)) * BYTES_A_NUMBER
-        most = max(1, MOST_BYTES // each)
-        if some.strategy.head == "mlp" or some.strategy.pooling == "none":
-            most = min(most, -(-len(members) // at_once))
-        # Heads of one seed read the same batches: they belong together.
-        ordered = sorted(members, key=lambda start: start.experiment.strategy.seed)
-        banks += [ordered[i : i + most] for i in range(0, len(ordered), most)]
-    return banks
+    return [
+        bank
+        for members in alike.values()
+        for similar in _of_similar_width(members)
+        for bank in _bounded(similar, -(-len(members) // at_once))
+    ]
+
+
+def _of_similar_width(members: Sequence[TrialStart]) -> list[list[TrialStart]]:
+    """Heads that padding to the widest makes at most `MOST_PADDING` times as wide."""
+    groups: list[list[TrialStart]] = []
+    for start in sorted(members, key=_width):
+        if not groups or _width(start) > MOST_PADDING * _width(groups[-1][0]):
+            groups.append([])
+        groups[-1].append(start)
+    return groups
+
+
+def _width(start: TrialStart) -> int:
+    strategy = start.experiment.strategy
+    return strategy.hidden if strategy.head == "mlp" else 1
+
+
+def _bounded(members: Sequence[TrialStart], share: int) -> list[list[TrialStart]]:
+    """Banks that fit into memory; of `share` heads at most where heads cost arithmetic."""
+    some = members[-1].experiment  # the widest
+    most = max(1, MOST_BYTES // (head_numbers(some, pooled_width(some)) * BYTES_A_NUMBER))
+    if some.strategy.head == "mlp" or some.strategy.pooling == "none":
+        most = min(most, share)
+    # Heads of one seed read the same batches: they belong together.
+    ordered = sorted(members, key=lambda start: start.experiment.strategy.seed)
+    return [ordered[i : i + most] for i in range(0, len(ordered), most)]
 
 
 def count_by_block(starts: Iterable[TrialStart], blocks: Sequence[Block]) -> Counter[int]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from orchestrator.data.examples import Examples
 from orchestrator.data.pieces import pieces_of
+from orchestrator.errors import CapacityError, Fault
 from orchestrator.features.network_inputs import random_inputs
 from orchestrator.models.backbone import Inputs, Prefix
 from orchestrator.models.building import build_backbone
@@ -50,6 +51,7 @@ from orchestrator.tuning.sharing import (
     Shared,
     block_shares,
     corner_experiments,
+    free_bytes,
     phases_of,
     stored_cut_of,
 )
@@ -57,6 +59,7 @@ from orchestrator.tuning.sharing import (
 ACTUAL = "actual"
 PROBE_STEPS = 5
 PROBE_BATCH = 8
+CHECKPOINTS_AT_ONCE = 2  # of a running trial: the last one and the best
 START_UP_S = 0.5  # of a trial in a reused actor
 FEATURE_ROW_S = 5e-6  # of a head's training step on stored features, an image
 _FORMAT = 2  # of stored costs
@@ -128,7 +131,8 @@ def make_plan(
         pretrainings_s: Of the pretrainings to come, one after the other; None when not known.
 
     Raises:
-        CapacityError: A trial does not fit the cluster's CPUs, GPUs or memory.
+        CapacityError: A trial does not fit the cluster's CPUs, GPUs or memory, or checkpoints the
+            disk.
     """
     shares = block_shares(spec)
     stored = {work.need for work in shared if work.stored}
@@ -146,6 +150,7 @@ def make_plan(
         )
         needs += block_needs
     at_once = _at_once(spec, cluster, needs, progress)
+    _check_disk(spec, blocks, at_once, progress)
     rows = [_row(work, costs) for work in shared]
     return {
         "trials": sum(shares),
@@ -330,7 +335,9 @@ def _block_plan(
         trials=trials,
         seconds_each=sum(seconds) / len(seconds) if complete else None,
         peak_memory_bytes=max(need.bytes for need in needs) if complete else None,
-        checkpoint_bytes_each=max(_checkpoint_bytes(part.experiment) for part in parts),
+        checkpoint_bytes_each=max(
+            _checkpoint_bytes(part.experiment, costs.find(part)) for part in parts
+        ),
     )
 
 
@@ -397,13 +404,42 @@ def _at_once(
     return found
 
 
-def _checkpoint_bytes(experiment: Experiment) -> int:
-    """At most: weights and two moments of all that the strategy may train."""
+def _checkpoint_bytes(experiment: Experiment, cost: StepCost | None) -> int:
+    """Weights and two moments of what is trained; before that is known, of all that may be."""
+    if cost is not None and cost.trained:
+        return 3 * BYTES_PER_NUMBER * cost.trained
     facts = facts_of(experiment.backbone)
     trained = facts.feature_width * len(experiment.task.outputs)
     if experiment.strategy.strategy not in ("zero-shot", "feature-extraction"):
         trained += facts.n_parameters
     return 3 * BYTES_PER_NUMBER * trained
+
+
+def _check_disk(
+    spec: SweepSpec, blocks: Sequence[BlockPlan], at_once: int, progress: Progress
+) -> None:
+    """What trials write while they run must fit the disk; what all of them leave ought to.
+
+    Raises:
+        CapacityError: The disk has no room for those that run at once, as far as they are known.
+    """
+    free = free_bytes(spec.storage)
+    known = [plan.checkpoint_bytes_each for plan in blocks if plan.seconds_each is not None]
+    largest = max(known, default=0)
+    running = at_once * CHECKPOINTS_AT_ONCE * largest
+    if running > free:
+        told = (
+            f"trials write checkpoints of {largest / 1e9:.3g} GB, {CHECKPOINTS_AT_ONCE} at a time "
+            f"for each of {at_once} that run at once: {running / 1e9:.3g} GB, and the disk has "
+            f"{free / 1e9:.3g} GB left. Make room, name another storage, or unfreeze less"
+        )
+        raise CapacityError([Fault("storage", told)])
+    left = sum(plan.trials * plan.checkpoint_bytes_each for plan in blocks)
+    if left > free:
+        progress.say(
+            f"disk: checkpoints of all trials may take {left / 1e9:.3g} GB, and "
+            f"{free / 1e9:.3g} GB are left"
+        )
 
 
 def actual_costs(

@@ -131,11 +131,16 @@ def store_budget(spec: SweepSpec, store: FeatureStore) -> float:
     """
     if spec.budget.store_gb is not None:
         return spec.budget.store_gb * 1e9
-    root = mirror.local_path(spec.storage)
+    held = sum(entry.bytes for entry in entries(store))
+    return (free_bytes(spec.storage) + held) / 2
+
+
+def free_bytes(storage: str) -> int:
+    """Of the disk that holds a storage; at a URI, of the disk with this node's mirror of it."""
+    root = mirror.local_path(storage)
     while not root.exists():
         root = root.parent
-    held = sum(entry.bytes for entry in entries(store))
-    return (shutil.disk_usage(root).free + held) / 2
+    return shutil.disk_usage(root).free
 
 
 def corner_experiments(

@@ -53,6 +53,15 @@ BANKS: dict[str, tuple[dict[str, object], list[dict[str, object]]]] = {
             {"head_lr": 3e-2, "seed": 5, "feature_dropout": 0.6},
         ],
     ),
+    "widths": (
+        {"head": "mlp", "optimizer": "adamw", "head_lr": 1e-2},
+        [
+            {"hidden": 8},
+            {"hidden": 16, "dropout": 0.5},
+            {"hidden": 11, "dropout": 0.4, "clip_norm": 0.1, "weight_decay": 0.5},
+            {"hidden": 11, "ema_decay": 0.9, "seed": 2, "feature_dropout": 0.3, "epochs": 2},
+        ],
+    ),
 }
 
 
@@ -153,7 +162,14 @@ def test_heads_of_one_bank_read_the_same_features_in_the_same_shapes(make_io: Ma
         strategy = FeatureExtraction(**(base.model_dump() | changes))
         return bank_key(experiment_of(strategy, make_io.examples))
 
-    alike = [{"head_lr": 0.1}, {"seed": 9}, {"dropout": 0.3}, {"epochs": 9}, {"loss": "focal"}]
+    alike = [
+        {"head_lr": 0.1},
+        {"seed": 9},
+        {"dropout": 0.3},
+        {"epochs": 9},
+        {"loss": "focal"},
+        {"hidden": 9},
+    ]
     other = [
         {"head": "mlp"}, {"batch_size": 8}, {"optimizer": "sgd"}, {"views": 2},
         {"predict_views": 4}, {"pooling": "multi-scale"}, {"image_size": 64},

@@ -87,6 +87,13 @@ def test_linear_heads_share_a_bank_and_hidden_layers_are_spread() -> None:
     assert sorted(ids) == sorted(start.experiment.id for start in [*linear, *hidden])
 
 
+def test_hidden_layers_share_a_bank_where_padding_at_most_doubles_them() -> None:
+    search = [HEAD | {"head": "mlp", "head_lr": 1e-3, "hidden": [64, 100, 128, 129, 300]}]
+    banks = banks_of(drawn(search, {0: 5}, "grid"), at_once=1)
+    widths = [sorted(start.experiment.strategy.hidden for start in bank) for bank in banks]
+    assert widths == [[64, 100, 128], [129], [300]]
+
+
 def test_a_bank_is_bounded_in_memory() -> None:
     wide = drawn([HEAD | {"head": "mlp", "hidden": 20_000}], {0: 6}, "random")
     sizes = [len(bank) for bank in banks_of(wide, at_once=1)]

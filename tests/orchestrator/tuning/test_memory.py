@@ -126,6 +126,28 @@ def test_a_plan_reduces_or_refuses_what_its_memory_cannot_hold(
         plan_sweep(spec, probe=True, progress=Lines())
 
 
+def test_a_plan_tells_or_refuses_what_its_disk_cannot_hold(
+    raw_spec: RawSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = PARTIAL | {"image_size": 32, "backbone_lr": {"log": [1e-4, 1e-3]}}
+    raw = raw_spec(search=[tuned], budget={"trials": 40, "store_gb": 1})
+    spec = parse_sweep(raw, base=Path.cwd())
+    _, plan = plan_sweep(spec, probe=True, progress=Silent())
+    each = max(block["checkpoint_bytes_each"] for block in plan["blocks"])
+    assert each > 10**6, "weights and moments of two stages"
+    assert plan["forecast"]["checkpoint_bytes"] > 10 * each
+
+    lines = Lines()
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("orchestrator.tuning.plan.free_bytes", lambda _: 10 * each)
+    plan_sweep(spec, probe=False, progress=lines)
+    assert [line for line in lines.said if "checkpoints of all trials may take" in line]
+
+    monkeypatch.setattr("orchestrator.tuning.plan.free_bytes", lambda _: each)
+    with pytest.raises(CapacityError, match=r"storage: trials write checkpoints of .* Make room"):
+        plan_sweep(spec, probe=False, progress=Lines())
+
+
 def test_heads_need_less_than_fine_tuning() -> None:
     spec = spec_of([HEAD, PARTIAL])
     factory: ExperimentFactory = factory_of(spec)
