@@ -132,11 +132,8 @@ class Cutter:
 
     def before(self, text: Encoded) -> int:
         """Where a window's own tokens begin in its input."""
-        return (
-            len(self.layout.before)
-            + self.lead_length(len(text.lead))
-            + (len(self.layout.between) if len(text.lead) else 0)
-        )
+        lead = self.lead_length(len(text.lead))
+        return len(self.layout.before) + lead + len(self.layout.between)
 
     def rows(self, cut: Sequence[tuple[Encoded, Span]]) -> TokenRows:
         """Windows as one batch."""

@@ -18,9 +18,10 @@ from orchestrator.report.markup import Safe, join
 from orchestrator.report.reading import read_validation
 from orchestrator.report.sweep_view import Json, SweepView, TrialView
 from orchestrator.report.wording import finite, signed
-from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.experiment import HEAD, Experiment
 from orchestrator.spec.pretraining import PRETRAINING
 from orchestrator.spec.strategy import DOMAIN_ADAPTIVE
+from orchestrator.tuning.handing_over import wants_head, warm_up_head
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,16 @@ def _is_twin(other: TrialView, adapted: Experiment, row: Json) -> bool:
     strategy = {**ours, "strategy": ours.pop("then", None)}
     strategy.pop("then", None)
     parent = row.get("parent_weights", theirs.weights_digest)
+    # Like the pretrained one it starts from a head of its own, not from the best of a search.
+    parents = {name: digest for name, digest in theirs.parents.items() if name != HEAD}
+    alone = theirs.model_copy(update={"parents": parents})
+    own = warm_up_head(alone).digest if wants_head(alone) else ""
     return (
         strategy == same
         and theirs.weights_digest == parent
         and theirs.backbone.name == adapted.backbone.name
         and theirs.input == adapted.input
+        and theirs.parents.get(HEAD, own) == own
     )
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import ray
+import torch
 from ray import train
 from ray.train.torch import TorchTrainer
 
@@ -22,7 +23,7 @@ from orchestrator.runtime.process_cache import open_examples
 from orchestrator.runtime.scratch import train_scratch
 from orchestrator.runtime.signals import Signals
 from orchestrator.runtime.trial_run import VERSIONED, error_text, set_up_process
-from orchestrator.runtime.worker_group import MAX_FAILURES, scaling
+from orchestrator.runtime.worker_group import MAX_FAILURES, given_device, scaling
 from orchestrator.spec import mirror
 from orchestrator.spec.parts import BackboneSpec
 from orchestrator.spec.pretraining import Pretraining
@@ -72,16 +73,16 @@ def conduct_pretraining(
     ticket: PretrainingTicket,
     told: Callable[[str], None],
     *,
+    device: torch.device,
     rank: int = 0,
     world_size: int = 1,
 ) -> bool:
-    """Run a pretraining on this worker; rank 0 writes its folder.
+    """Run a pretraining on this worker, on the device that it was given; rank 0 writes its folder.
 
     Returns:
         Whether it has ended, rather than been stopped by its limit of time.
     """
     started_s = time.monotonic()
-    device = one_device(use_gpu=ticket.use_gpu)
     set_up_process(device, ticket.threads)
     workers = Workers(rank=rank, world_size=world_size, device=device)
     corpus = open_examples(mirror.local_path(ticket.corpus))
@@ -180,7 +181,11 @@ def _awaited(ref: Any, signals: Signals, said: Callable[[str], None]) -> bool:
 @ray.remote(max_retries=2)
 def _on_one_worker(ticket: PretrainingTicket, workers: WorkersSpec, signals: Signals) -> bool:
     del workers
-    return conduct_pretraining(ticket, lambda text: signals.note(ticket.digest, text))
+    return conduct_pretraining(
+        ticket,
+        lambda text: signals.note(ticket.digest, text),
+        device=one_device(use_gpu=ticket.use_gpu),
+    )
 
 
 @ray.remote(max_retries=0)
@@ -208,6 +213,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     conduct_pretraining(
         ticket,
         lambda text: signals.note(ticket.digest, text),
+        device=given_device(use_gpu=ticket.use_gpu),
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
     )

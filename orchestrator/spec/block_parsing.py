@@ -154,6 +154,22 @@ def parse_block(
     return block if len(faults) == before else None
 
 
+def per_backbone(block: Block) -> list[Block]:
+    """A domain-adaptive block of several backbones as one for each; any other as it is.
+
+    So each backbone has a default of its own, and a twin to compare it with.
+    """
+    backbones = block.dimensions["backbone"]
+    if block.pretraining is None or not isinstance(backbones, Choice):
+        return [block]
+    return [
+        block.model_copy(
+            update={"dimensions": {**block.dimensions, "backbone": Constant(value=value)}}
+        )
+        for value in backbones.values
+    ]
+
+
 def twin_block(block: Block) -> Block:
     """The default of a domain-adaptive block without its pretraining, as a block of one point."""
     assert block.then is not None

@@ -13,6 +13,7 @@ from orchestrator.spec.block_parsing import (
     common_parameters,
     no_such_parameter,
     parse_block,
+    per_backbone,
     twin_block,
 )
 from orchestrator.spec.data import DataSpec
@@ -114,8 +115,13 @@ def parse_sweep(raw: Any, *, base: Path, source: str = "") -> SweepSpec:
 
 
 def notes_on(spec: SweepSpec) -> list[str]:
-    """One sentence for each value outside the ranges that usually work; allowed all the same."""
-    notes = []
+    """One sentence for each value that is allowed and seldom meant."""
+    notes, noted = [], set()
+    if spec.budget.trials is not None and spec.budget.trials < len(spec.search):
+        notes.append(
+            f"budget.trials: {spec.budget.trials} are fewer than the search has blocks "
+            f"({len(spec.search)}, twins of domain-adaptive ones included): the last get none"
+        )
     if is_uri(spec.storage) and spec.tracking.mlflow is None:
         notes.append(
             "tracking.mlflow: not given, and no database can lie at a URI: runs and models are "
@@ -130,7 +136,8 @@ def notes_on(spec: SweepSpec) -> list[str]:
             if dim is None:
                 continue
             outside = [v for v in dim.extremes if is_number(v) and not low <= v <= high]
-            if outside:
+            if outside and (block.strategy, name, *outside) not in noted:
+                noted.add((block.strategy, name, *outside))
                 usual = f"{low:g}" if low == high else f"{low:g}–{high:g}"
                 notes.append(
                     f"search[{number}].{name}: {listing(outside)} lies outside what usually works "
@@ -194,9 +201,11 @@ def _blocks(
     seed = defaults.get("seed", 0)
     if isinstance(seed, list | Mapping):
         seed = 0  # each trial has its own then, and the search starts from 0
-    found = [b for b in blocks if b is not None]
-    twins = [twin_block(b) for b in found if b.pretraining is not None]
-    return (*found, *twins), seed
+    found = [per_backbone(block) for block in blocks if block is not None]
+    written = [first for first, *_ in found]  # as the spec numbers them
+    others = [block for _, *more in found for block in more]
+    twins = [twin_block(b) for b in (*written, *others) if b.pretraining is not None]
+    return (*written, *others, *twins), seed
 
 
 def _task(task: Any) -> TaskKind:

@@ -56,7 +56,7 @@ TEXT_ENCODERS: tuple[str, ...] = tuple(BEST_FOR)
 _ROLE_FILES = ("special_tokens_map.json", "tokenizer_config.json")
 _ROLES = ("bos", "eos", "cls", "sep", "mask")  # padding is checked apart: every encoder has it
 _MASKS = ("[MASK]", "<mask>")
-_VOCABULARY_SLACK = 256  # rows that a library adds to make a matrix's height round
+_VOCABULARY_SLACK = 1024  # rows that a library adds to make a matrix's height round
 _ROUND_TRIP = "the weather was fine on the second day"
 
 

@@ -18,7 +18,7 @@ from orchestrator.tasks.metrics import (
     reliability_bins,
     soft_max,
 )
-from orchestrator.tasks.tags import OUTSIDE
+from orchestrator.tasks.tags import OUTSIDE, as_iob2
 
 _TINY = 1e-7
 _HITS, _PREDICTED, _TRUE = range(3)
@@ -159,8 +159,7 @@ class TokenClassification:
 
     def entity_counts(self, said: Sequence[Floats], truth: Sequence[TaggedText]) -> Ints:
         """Entities of each text and kind, int64 [N, K, 3]: found rightly, predicted, true."""
-        outputs = self.spec.outputs
-        predicted = _strict([[outputs[i] for i in probs.argmax(axis=1)] for probs in said])
+        predicted = _strict([self._repaired(probs) for probs in said])
         true = _strict([text.tags for text in truth])
         number = {label: k for k, label in enumerate(self.spec.labels)}
         counts = np.zeros((len(truth), len(number), 3), np.int64)
@@ -169,6 +168,11 @@ class TokenClassification:
                 for kind, _, _ in entities:
                     counts[row, number[kind], which] += 1
         return counts
+
+    def _repaired(self, probs: Floats) -> tuple[str, ...]:
+        """The likeliest tags, read as `entities` reads them."""
+        tags = [self.spec.outputs[i] for i in probs.argmax(axis=1)]
+        return as_iob2(tags, "IOB2")[0]
 
     def packed(self, said: Sequence[Floats]) -> Floats:
         """What is said of all texts as one array [words, outputs]."""
@@ -187,7 +191,7 @@ class TokenClassification:
         return self.packed(said).astype(np.float64), targets
 
 
-def _strict(tags: list[Any]) -> list[set[tuple[str, int, int]]]:
+def _strict(tags: list[tuple[str, ...]]) -> list[set[tuple[str, int, int]]]:
     from seqeval.scheme import IOB2, Entities
 
     found = Entities([list(of_text) for of_text in tags], scheme=IOB2)

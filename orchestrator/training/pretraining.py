@@ -276,6 +276,7 @@ class _Run:
             if step + 1 < len(batches) and not self._goes_on(total, n_units, step + 1, started_s):
                 return False
         loss = self._finite(total, n_units, epoch, len(batches))
+        self.workers.average_buffers(self.objective.module)  # running statistics are each worker's
         held_out = self.objective.measure()
         row = PretrainingEpoch(epoch, loss, held_out, self.clock() - started_s)
         self.told(f"epoch {epoch}/{self.params.epochs}: loss {loss:.3f}, {measures_text(held_out)}")
@@ -350,6 +351,7 @@ class _Run:
         """Write a checkpoint of the position; of earlier ones the newest stays."""
         self.number += 1
         self.at = replace(self.at, seconds=self._seconds())
+        self.workers.average_buffers(self.objective.module)
         if self.workers.rank == 0:
             state = {"pretraining": self.digest, "best_epoch": self.number}
             scaler = self.accelerator.scaler

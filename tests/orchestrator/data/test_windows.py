@@ -95,6 +95,17 @@ def test_the_answer_that_is_learnt_is_the_answer_that_is_said(answer: str) -> No
     assert text_of(said[0], context) == answer
 
 
+@pytest.mark.parametrize("question", ["is it?", "\u200b"])
+def test_a_windows_own_tokens_stand_where_they_are_said_to(question: str) -> None:
+    """Behind a question, and behind one of which the tokenizer leaves nothing."""
+    made = cutter(pair=True)
+    tokens = encode(tiny_tokenizer(), Question(question, "it is a cat", ()))
+    rows = made.rows([(tokens, (0, len(tokens.ids)))])
+    assert len(tokens.lead) == (0 if question == "\u200b" else 3)
+    start = made.before(tokens)
+    assert rows.ids[0, start : start + len(tokens.ids)].tolist() == list(tokens.ids)
+
+
 def test_a_question_without_an_answer_is_learnt_as_the_first_token() -> None:
     asked = Question("is it?", "it is a cat", ())
     made = cutter(pair=True)

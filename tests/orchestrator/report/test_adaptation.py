@@ -12,7 +12,9 @@ from orchestrator.report.adaptation import Adaptation, adaptations
 from orchestrator.report.page import render
 from orchestrator.report.reading import read_sweep
 from orchestrator.report.sweep_view import SweepView, TrialView
+from orchestrator.spec.experiment import HEAD
 from orchestrator.spec.strategy import AdaptedFull, Full
+from orchestrator.tuning.handing_over import warm_up_head
 
 Build = Callable[..., Path]
 ROW = {
@@ -47,10 +49,12 @@ def _as(trial: TrialView, *, adapted: bool) -> TrialView:
     changes = {
         "strategy": strategy,
         "weights_digest": "after" if adapted else "before",
-        "parents": {"pretraining": "d", "head": "h"} if adapted else {"head": "g"},
+        "parents": {"pretraining": "d"} if adapted else {},
         "backbone": trial.record.experiment.backbone.model_copy(update={"name": "b"}),
     }
     experiment = trial.record.experiment.model_copy(update=changes)
+    parents = {**experiment.parents, HEAD: warm_up_head(experiment).digest}
+    experiment = experiment.model_copy(update={"parents": parents})
     return dataclasses.replace(
         trial,
         strategy=strategy.strategy,
@@ -93,6 +97,7 @@ def test_a_twin_differs_in_nothing_but_the_pretraining(plain: SweepView) -> None
     for changes in (
         {"strategy": Full(epochs=4)},
         {"parents": {"pretraining": "other"}},
+        {"parents": {HEAD: "the best of a search"}},
         {"weights_digest": "others"},
         {"backbone": twin.record.experiment.backbone.model_copy(update={"name": "c"})},
     ):

@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import sentencepiece
 
 from orchestrator.errors import SpecError, WeightsError
 from orchestrator.spec.backbones import backbone_modality, facts_of
 from orchestrator.spec.parsing import notes_on, parse_sweep
 from orchestrator.spec.parts import BackboneSpec, TextContract
 from orchestrator.spec.text_encoders import encoder_tokenizer, longest_input, tokenizer_digest
-from tests.orchestrator.text_material import tiny_tokenizer, write_encoder
+from tests.orchestrator.text_material import WORDS, tiny_tokenizer, write_encoder
 
 
 @pytest.fixture
@@ -79,6 +80,12 @@ def test_files_that_do_not_belong_together_are_refused(
         facts_of(spec_of(encoder))
 
 
+def test_a_matrix_may_have_rows_that_no_token_uses(encoder: Path) -> None:
+    """Such as the thousand of dbmdz's Italian BERT."""
+    edit(encoder, vocab_size=encoder_tokenizer(spec_of(encoder)).get_vocab_size() + 1000)
+    assert facts_of(spec_of(encoder)).n_stages == 3
+
+
 ROLES = {"cls_token": "[CLS]", "sep_token": {"content": "[SEP]"}, "mask_token": "[MASK]"}
 
 
@@ -125,6 +132,28 @@ def test_a_tokenizer_that_loses_the_text_is_refused(encoder: Path) -> None:
     (encoder / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(WeightsError, match="its tokenizer turns"):
         facts_of(spec_of(encoder))
+
+
+def test_a_tokenizer_that_comes_as_a_sentencepiece_model_alone_is_read(tmp_path: Path) -> None:
+    """As DeBERTa-v3's repositories have it."""
+    words = [word for kind in WORDS.values() for word in kind]
+    text = tmp_path / "words.txt"
+    text.write_text("\n".join(f"the {a} was {b} on the second day" for a in words for b in words))
+    folder = tmp_path / "deberta"
+    folder.mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "spm"), vocab_size=80, hard_vocab_limit=False,
+        pad_id=0, bos_id=1, eos_id=2, unk_id=3, minloglevel=2,
+        pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]",
+    )  # fmt: skip
+    (folder / "config.json").write_text(json.dumps({"model_type": "deberta-v2"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"vocab_type": "spm"}))
+
+    tokenizer = encoder_tokenizer(spec_of(folder))
+
+    told = tokenizer.encode("the cat was red")
+    assert (told.tokens[0], told.tokens[-1]) == ("[CLS]", "[SEP]")
+    assert tokenizer.decode(told.ids) == "the cat was red"
 
 
 def test_a_text_spec_has_the_vetted_defaults_of_texts(encoder: Path, tmp_path: Path) -> None:
