@@ -29,14 +29,23 @@ CLOSED_SETTINGS = {"RAY_SERVE_ENABLE_HA_PROXY": "0", "RAY_SERVE_ENABLE_DIRECT_IN
 
 # HAProxy sends straight to the replicas. It binds every interface, and so do they: keys and limits
 # are the replica's own. Predicting twice does no harm, so what a dying replica left unanswered is
-# sent to another. HAProxy can send again what it holds whole: its buffers are 16 KiB by default,
-# and of 1 MiB cost a request half a millisecond.
+# sent to another. HAProxy can send again what it held whole when it first sent it: it waits for the
+# body, as far as that fits its buffer. That is of 16 KiB by default, and of 1 MiB costs a request
+# half a millisecond.
+_REQUEST_S = 15  # for the head of a request, and for its body as far as HAProxy waits for it
 EXPOSED_SETTINGS = {
     **PROXY_SETTINGS,
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    # Ray has no setting for the last two, and copies this one into HAProxy's `defaults` as it is.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "\n    ".join(
+        (
+            "conn-failure empty-response",
+            "option http-buffer-request",
+            f"timeout http-request {_REQUEST_S}s",
+        )
+    ),
     "RAY_SERVE_HAPROXY_RETRIES": "3",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(256 << 10),
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
