@@ -23,7 +23,12 @@ DEFAULT_BACKBONES = ("mobilenetv3_small_100", "tf_efficientnet_lite0", "resnet50
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("data", metavar="DATA", help="as `data.train` takes it")
-    parser.add_argument("--task", choices=get_args(TaskKind), default="image-classification")
+    parser.add_argument(
+        "--task",
+        choices=get_args(TaskKind),
+        default="image-classification",
+        help="(default: %(default)s)",
+    )
     parser.add_argument("--test", metavar="DATA", help="a held-out set, checked for leakage")
     parser.add_argument(
         "--backbone",

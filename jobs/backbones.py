@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", choices=get_args(TaskKind), default="image-classification", help="for this task"
     )
-    parser.add_argument("--all", action="store_true", help="also every other timm classifier")
+    parser.add_argument("--all", action="store_true", help="every image backbone and CLIP")
     parser.add_argument("--match", metavar="TEXT", help="only names that contain TEXT")
 
 

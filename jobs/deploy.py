@@ -73,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the version that is served answers, the new one is compared with it",
     )
     parser.add_argument("--address", metavar="A", help="a Ray cluster to join; else a local one")
-    parser.add_argument("--host", default=None, help="to listen at (default: 127.0.0.1)")
+    parser.add_argument(
+        "--host", default=None, help="to listen at (default: 127.0.0.1, or 0.0.0.0 with --expose)"
+    )
     parser.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
     parser.add_argument(
         "--expose", action="store_true", help="listen at every interface; needs --keys"

@@ -23,7 +23,7 @@ task: {task}
 
 data:
   train: {train}
-  validation: 0.15            # a share of train (stratified, seeded), or a path of its own
+  validation: 0.15            # a share of train (by seed and content), or a path of its own
   # test: path/to/test        # read once, by the winner, after the search
 
 defaults: {{seed: 0}}           # any parameter of a block below, for all blocks that have it
@@ -100,7 +100,12 @@ search:                       # one block a strategy; lists and ranges are searc
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("data", metavar="DATA", help="as `data.train` takes it")
-    parser.add_argument("--task", choices=get_args(TaskKind), default="image-classification")
+    parser.add_argument(
+        "--task",
+        choices=[task for task in get_args(TaskKind) if not task.startswith("zero-shot")],
+        default="image-classification",
+        help="(default: %(default)s)",
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("sweep.yaml"), help="(default: %(default)s)"
     )

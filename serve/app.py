@@ -130,10 +130,18 @@ def run_app(
 
     Raises:
         OrchestratorError: A replica does not start; where others ran before, they go on.
-        SpecError: Without keys, everyone who reaches the cluster could ask.
+        SpecError: Without keys, everyone who reaches the cluster could ask; or Serve runs already,
+            and is not reached from elsewhere, as `host` wants it.
     """
     application = build_app(settings)
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    client: Any = _get_global_client()
+    listens = client.http_config.host
+    if host == "0.0.0.0" != listens:
+        raise SpecError(
+            f"the endpoint runs already and listens at {listens}, which no other machine reaches. "
+            "That is decided when it starts: end it with `orchestrator undeploy`, then deploy again"
+        )
     if settings.keys_file is None and _binds_every_interface():
         raise SpecError(
             "Serve of this cluster runs behind HAProxy, which binds every interface: everyone "

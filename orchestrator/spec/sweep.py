@@ -23,7 +23,7 @@ class BudgetSpec(Frozen):
     """When a sweep ends, and how much it may store.
 
     Attributes:
-        trials: New records.
+        trials: Records in all, those of earlier runs included.
         minutes: Of wall time, summed over resumes.
         store_gb: Gigabytes (10^9 bytes) that the feature store may hold, what other sweeps left
             there included: that is evicted, longest unused first, to make room. Half of the disk

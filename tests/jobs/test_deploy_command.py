@@ -25,6 +25,7 @@ from tests.serve.material import image_file, network_experiment, record_of
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 PATIENCE_S = 240
+KEY = "a-long-key-of-these-tests-alone"
 
 
 @pytest.fixture
@@ -110,6 +111,11 @@ def test_a_model_is_served_rolled_and_rolled_back(
         done(deploy, environment)
         assert {answered_by(port) for _ in range(10)} == {("2", "champion")}
 
+        wider = started([*deploy, "--expose", "--keys", str(keys(tmp_path)), "--json"], environment)
+        told, _ = wider.communicate(PATIENCE_S)
+        assert wider.returncode == 2
+        assert "listens at 127.0.0.1" in told
+
         back = done(["rollback", "cells", "--port", str(port)], environment)
         assert (back["from"], back["to"], back["rolled"]) == (2, 1, True)
         assert {answered_by(port) for _ in range(10)} == {("1", "champion")}
@@ -119,6 +125,47 @@ def test_a_model_is_served_rolled_and_rolled_back(
     assert serving.returncode == 130
     assert json.loads(output)["stopped"] is True
     assert not _is_ready(port)
+
+
+def test_an_exposed_model_asks_for_a_key_and_slow_requests_are_cut(
+    tmp_path: Path, environment: dict[str, str], port: int
+) -> None:
+    bundle, _ = bundles(tmp_path / "bundles")
+    words = ["deploy", "--bundle", f"cells={bundle.path}", "--port", str(port), "--expose"]
+    detached = done([*words, "--keys", str(keys(tmp_path)), "--detach"], environment)
+    url = f"http://127.0.0.1:{port}/v1/models/cells:predict"
+    try:
+        answers = [
+            httpx.post(url, content=image_file(), headers={"X-API-Key": key}, timeout=30)
+            for key in (KEY, KEY[::-1])
+        ]
+        assert [answer.status_code for answer in answers] == [200, 403]
+        head = b"POST /v1/models/cells:predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n"
+        slow = [(head, 408), (head + b"\r\n1234", 408)]  # in the head, and in the body
+        with contextlib.ExitStack() as opened:
+            began_s = time.monotonic()
+            sent = [(opened.enter_context(_sending(port, text)), code) for text, code in slow]
+            for connection, status in sent:
+                assert connection.recv(12) == b"HTTP/1.1 %d" % status
+        assert 10 < time.monotonic() - began_s < 30
+    finally:
+        done(["undeploy", "--port", str(port)], environment)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(detached["pid"], signal.SIGTERM)
+
+
+def _sending(port: int, text: bytes) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection.sendall(text)
+    return connection
+
+
+def keys(folder: Path) -> Path:
+    """A file with one key."""
+    path = folder / "keys"
+    path.touch(mode=0o600)
+    path.write_text(f"someone {KEY}\n")
+    return path
 
 
 def test_models_are_taken_out_of_service_one_by_one(
