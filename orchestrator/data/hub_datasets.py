@@ -92,19 +92,28 @@ def open_saved_dataset(folder: str, *, split: str) -> DatasetTable:
 def open_hub_dataset(location: str, *, split: str, cache: Path) -> DatasetTable:
     """The split `split` of a data set on the hub, downloaded once into `cache`.
 
+    Args:
+        location: `hub:OWNER/NAME`, or `hub:OWNER/NAME/CONFIGURATION` of a set that has several.
+        split: Which split.
+        cache: Where it is downloaded to.
+
     Raises:
-        DataError: The hub cannot be reached, or has no such set or split.
+        DataError: The hub cannot be reached, or has no such set, configuration or split.
     """
     import datasets
 
-    name = location.removeprefix("hub:")
+    owner, _, rest = location.removeprefix("hub:").partition("/")
+    name, _, configuration = rest.partition("/")
     try:
-        loaded = datasets.load_dataset(name, cache_dir=str(cache / "hub"))
+        loaded = datasets.load_dataset(
+            f"{owner}/{name}", configuration or None, cache_dir=str(cache / "hub")
+        )
     except (OSError, ValueError, RuntimeError) as err:
-        reason = str(err).splitlines()[0].rstrip(".") if str(err) else type(err).__name__
+        reason = " ".join(str(err).split()).rstrip(".")[:400] or type(err).__name__
         raise DataError(
-            f"{location}: cannot be loaded from the hub: {reason}. Check the id and the network, "
-            "or give a local path, written from the folder of the spec as ./NAME"
+            f"{location}: cannot be loaded from the hub: {reason}. Check the id and the network "
+            "(a configuration is written hub:OWNER/NAME/CONFIGURATION), or give a local path, "
+            "written from the folder of the spec as ./NAME"
         ) from err
     return DatasetTable(_split_of(loaded, location, split), location)
 

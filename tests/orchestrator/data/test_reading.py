@@ -9,6 +9,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from orchestrator.data.reading import read_location
 from orchestrator.errors import DataError
@@ -186,6 +187,33 @@ def test_a_saved_dataset_can_have_several_classes_an_image(tmp_path, picture):
     )
     split.save_to_disk(tmp_path / "saved")
     assert labels_of(read(tmp_path / "saved", tmp_path, multilabel=True)) == [("cat", "dog"), ()]
+
+
+def test_a_set_of_the_hub_is_read_at_its_configuration_and_split(tmp_path, monkeypatch):
+    """From a folder in the hub's format, which `datasets` takes for the id from where it stands."""
+    folder = tmp_path / "owner" / "cells"
+    for name, labels in {"small": ["cat", "dog"], "large": ["cat"] * 3}.items():
+        (folder / name).mkdir(parents=True)
+        for split in ("train", "test"):
+            rows = {
+                "image": [b"1"] * len(labels),
+                "label": labels if split == "train" else labels[::-1],
+            }
+            pq.write_table(pa.table(rows), folder / name / f"{split}.parquet")
+    configurations = [
+        {
+            "config_name": name,
+            "data_files": [{"split": s, "path": f"{name}/{s}.parquet"} for s in ("train", "test")],
+        }
+        for name in ("small", "large")
+    ]
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configurations})}---\n")
+    monkeypatch.chdir(tmp_path)
+    assert labels_of(read("hub:owner/cells/small", tmp_path)) == [("cat",), ("dog",)]
+    assert labels_of(read("hub:owner/cells/small", tmp_path, split="test")) == [("dog",), ("cat",)]
+    assert len(labels_of(read("hub:owner/cells/large", tmp_path))) == 3
+    with pytest.raises(DataError, match=r"\['small', 'large'\].*hub:OWNER/NAME/CONFIGURATION"):
+        read("hub:owner/cells", tmp_path)
 
 
 def test_image_bytes_are_streamed_into_the_cache_once(tmp_path):
