@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.orchestrator.text_material import write_encoder, write_texts
+from tests.orchestrator.text_material import write_encoder, write_phrases, write_texts
 
 pytestmark = pytest.mark.ray
 
@@ -52,6 +52,33 @@ def text_spec_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def adapting_spec_file(tmp_path: Path) -> Path:
+    """A sweep whose first stage goes on with the pretraining of an encoder without a head."""
+    write_texts(tmp_path / "train", 40, seed=0)
+    write_phrases(tmp_path / "raw", 300, seed=0)
+    block = {
+        "strategy": "domain-adaptive",
+        "then": "full",
+        "backbone": str(write_encoder(tmp_path / "tiny", n_layers=4, width=64)),
+        "epochs": 6,
+        "backbone_lr": [1e-5, 2e-5],
+        "pretraining": {"corpus": str(tmp_path / "raw"), "epochs": 6, "max_length": 64},
+    }
+    path = tmp_path / "sweep.yaml"
+    raw = {
+        "name": "adapted",
+        "task": "text-classification",
+        "data": {"train": str(tmp_path / "train")},
+        "search": [{**block, "batch_size": 8, "max_length": 64}],
+        "budget": {"trials": 3},
+        "tuner": {"scheduler": "none"},
+        "storage": str(tmp_path / "runs"),
+    }
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
 def started(spec_file: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "jobs", "sweep", str(spec_file), "--json"],
@@ -70,7 +97,8 @@ def _hears_ctrl_c() -> None:
 
 
 def checkpoints(runs: Path) -> set[Path]:
-    return set(runs.glob("*/trials/*/checkpoints/epoch-*/manifest.json"))
+    trials = runs.glob("*/trials/*/checkpoints/epoch-*/manifest.json")
+    return {*trials, *runs.glob("pretrained/.*/checkpoints/epoch-*/manifest.json")}
 
 
 def wait_for_new_checkpoint(process: subprocess.Popen[str], runs: Path) -> None:
@@ -88,7 +116,12 @@ def ended(runs: Path) -> dict[str, bytes]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "spec", ["text_spec_file", pytest.param("spec_file", marks=pytest.mark.slow)]
+    "spec",
+    [
+        "text_spec_file",
+        pytest.param("spec_file", marks=pytest.mark.slow),
+        pytest.param("adapting_spec_file", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_twice_the_same_command_finishes_and_repeats_nothing(
     spec: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -114,7 +147,10 @@ def test_killed_twice_the_same_command_finishes_and_repeats_nothing(
     for content in records.values():
         rows = json.loads(content)["epochs"]
         assert [row["epoch"] for row in rows] == list(range(1, 7))
-    assert max(json.loads(content)["attempts"] for content in records.values()) >= 2
+    if spec == "adapting_spec_file":  # both times it was killed in the first stage
+        assert [path.name[0] for path in (runs / "pretrained").iterdir()] != ["."]
+    else:
+        assert max(json.loads(content)["attempts"] for content in records.values()) >= 2
 
 
 @pytest.mark.timeout(900)

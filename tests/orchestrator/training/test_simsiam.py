@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
+from torch.multiprocessing.spawn import start_processes
 
 from orchestrator.data.augmenting import contrasted_pixels, example_rng
 from orchestrator.data.corpus import Corpus, read_corpus
+from orchestrator.data.examples import Examples
 from orchestrator.errors import SpecError
 from orchestrator.models.building import build_backbone
 from orchestrator.spec.parts import BackboneSpec
@@ -136,3 +139,37 @@ def test_two_views_of_an_image_differ_and_each_is_repeatable() -> None:
     assert view(0).shape == (3, 32, 32)
     assert np.array_equal(view(0), view(0))
     assert not np.array_equal(view(0), view(1))
+
+
+def work(rank: int, root: Path, examples: Path) -> None:
+    """What each of two workers does, and what it then holds and measures."""
+    torch.set_num_threads(1)
+    rendezvous = f"file://{root / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    workers = Workers(rank=rank, world_size=2, device=torch.device("cpu"))
+    objective = build_objective(
+        PARAMS, BACKBONE, Examples.open(examples), workers=workers, threads=1
+    )
+    result = run_pretraining(
+        objective,
+        PARAMS,
+        digest="d",
+        workers=workers,
+        checkpoints=root / "checkpoints",
+        told=lambda _: None,
+        stopped=lambda: False,
+    )
+    assert result is not None
+    state = objective.module.state_dict()
+    torch.save({"state": state, "after": result.after}, root / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_hold_one_network_with_its_statistics(corpus: Corpus, tmp_path: Path) -> None:
+    start_processes(work, args=(tmp_path, corpus.examples.folder), nprocs=2, start_method="spawn")
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert one["after"] == other["after"]
+    moved = [name for name in one["state"] if name.endswith("running_mean")]
+    assert len(moved) > 10
+    for name, tensor in one["state"].items():
+        assert torch.equal(tensor, other["state"][name]), name
