@@ -75,6 +75,21 @@ def test_its_default_has_a_twin_without_pretraining(sweep: Callable[..., SweepSp
     assert [note.partition(":")[0] for note in notes_on(spec)] == ["search[0].epochs"]
 
 
+def test_each_backbone_has_a_default_and_a_twin(base: Path) -> None:
+    search = [
+        {"strategy": "domain-adaptive", "backbone": ["resnet18", "resnet34"], "then": "partial"},
+        {"strategy": "scratch", "backbone": "resnet18"},
+    ]
+    raw = {"name": "s", "task": "image-classification", "data": {"train": "t"}, "search": search}
+    first, scratch, second, *twins = parse_sweep(raw, base=base).search
+    names = [block.vetted()["backbone"]["name"] for block in (first, second, *twins)]
+    assert names == ["resnet18", "resnet34"] * 2
+    assert scratch.strategy == "scratch"
+    assert [twin.twin_of for twin in twins] == [first.digest, second.digest]
+    few = parse_sweep(raw | {"budget": {"trials": 4}}, base=base)
+    assert any("are fewer than the search has blocks (5" in note for note in notes_on(few))
+
+
 def test_without_a_section_it_learns_from_the_training_examples(
     sweep: Callable[..., SweepSpec],
 ) -> None:
