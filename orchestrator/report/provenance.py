@@ -38,10 +38,11 @@ def _forecast(view: SweepView) -> Safe:
     if not rows and not shared:
         return Safe("")
     title = "What the plan said, and what came"
-    forecast = view.plan.get("forecast")
+    forecast, actual = view.plan.get("forecast"), view.plan.get("actual")
     said = finite(forecast.get("seconds")) if isinstance(forecast, Mapping) else None
-    if said and view.seconds:
-        title = f"The sweep took {number(round(view.seconds / said, 2))} times its forecast"
+    came = finite(actual.get("seconds")) if isinstance(actual, Mapping) else view.seconds
+    if said and came:
+        title = f"The sweep took {number(round(came / said, 2))} times its forecast"
     head = el("tr", *(el("th", t, scope="col") for t in ("", "forecast", "actual")))
     body = [el("tr", el("th", name, scope="row"), el("td", a), el("td", b)) for name, a, b in rows]
     table = el("table", el("thead", head), el("tbody", *body), aria_label="Forecast and actual")

@@ -51,6 +51,18 @@ def page_of(folder, **options) -> str:
     return write_report(folder, **options).read_text(encoding="utf-8")
 
 
+def test_the_forecast_stands_beside_what_came(build_sweep):
+    words = [" ".join(word.split()) for word in Outline(page_of(build_sweep())).words]
+    words = [word for word in words if word]
+    assert "The sweep took 1.16 times its forecast" in words
+    for name, forecast, actual in (
+        ("wall time", "25 min 00 s", "28 min 54 s"),
+        ("peak memory", "2.4 GB", "2.6 GB"),
+        ("feature", "310 MB", "300 MB"),
+    ):
+        assert words[words.index(name) :][:3] == [name, forecast, actual]
+
+
 def test_every_record_is_on_the_leaderboard(build_sweep):
     folder = build_sweep()
     tags = Outline(page_of(folder)).tags
