@@ -57,8 +57,8 @@ def test_the_forecast_stands_beside_what_came(build_sweep):
     assert "The sweep took 1.16 times its forecast" in words
     for name, forecast, actual in (
         ("wall time", "25 min 00 s", "28 min 54 s"),
-        ("peak memory", "2.4 GB", "2.6 GB"),
-        ("feature", "310 MB", "300 MB"),
+        ("peak memory", "2.24 GiB", "2.42 GiB"),
+        ("feature", "296 MiB", "286 MiB"),
     ):
         assert words[words.index(name) :][:3] == [name, forecast, actual]
 
