@@ -125,6 +125,7 @@ def test_killed_while_filling_it_goes_on_with_the_parts_that_lack(run: Run, tmp_
     assert_right(store, sweep)
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_fill_the_same_entries(run: Run, tmp_path: Path) -> None:
     both = [run(name) for name in ("one", "other")]
     for sweep in [finished(process) for process in both]:
@@ -143,6 +144,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(store)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_the_work_resumes_once_there_is_room(
     run: Run, small_disk: Path
 ) -> None:

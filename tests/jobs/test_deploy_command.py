@@ -127,6 +127,7 @@ def test_a_model_is_served_rolled_and_rolled_back(
     assert not _is_ready(port)
 
 
+@pytest.mark.slow
 def test_an_exposed_model_asks_for_a_key_and_slow_requests_are_cut(
     tmp_path: Path, environment: dict[str, str], port: int
 ) -> None:

@@ -100,6 +100,7 @@ def test_the_verb_writes_a_folder_once_and_says_what_it_brought(
     assert "config.json is not what was written" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_workers_pretrain_under_ray_train(
     cluster: Cluster, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

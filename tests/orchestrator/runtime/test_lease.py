@@ -45,11 +45,12 @@ def test_one_that_died_is_followed_at_once_on_its_own_machine(storage_uri: str) 
 def test_one_that_is_not_heard_of_is_followed_elsewhere_and_finds_out(
     storage_uri: str, become: Node
 ) -> None:
-    asleep = taken(mirror.local_path(storage_uri), beat_s=2)  # not while the other takes over
+    asleep = taken(mirror.local_path(storage_uri), beat_s=5)  # not while the other takes over
     asleep.__enter__()
     become("b")
     with pytest.raises(KeyboardInterrupt), takes_over(mirror.local_path(storage_uri)):
-        time.sleep(10)
+        for _ in range(600):  # the interrupt waits for the end of a sleep
+            time.sleep(0.1)
     with pytest.raises(SweepLockedError, match="taken over by another machine"):
         asleep.__exit__(None, None, None)
 
