@@ -49,10 +49,14 @@ def test_one_that_is_not_heard_of_is_followed_elsewhere_and_finds_out(
     asleep.__enter__()
     become("b")
     with pytest.raises(KeyboardInterrupt), takes_over(mirror.local_path(storage_uri)):
-        for _ in range(600):  # the interrupt waits for the end of a sleep
-            time.sleep(0.1)
+        works_on()
     with pytest.raises(SweepLockedError, match="taken over by another machine"):
         asleep.__exit__(None, None, None)
+
+
+def works_on() -> None:
+    for _ in range(600):  # an interrupt waits for the end of a sleep
+        time.sleep(0.1)
 
 
 def test_a_lease_is_waited_for_where_that_is_asked(
