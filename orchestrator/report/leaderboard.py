@@ -27,7 +27,7 @@ def leaderboard(
         return el("p", "No trial has ended yet.", class_="empty")
     metrics = _metrics(view)
     titles = ["#", view.objective.metric, "course", "strategy", "backbone", "settings"]
-    titles += ["ended", "time", "best epoch", *metrics, "images/s", "memory", "trial"]
+    titles += ["ended", "time", "best epoch", *metrics, "examples/s", "memory", "trial"]
     words = {"#", "course", "strategy", "backbone", "settings", "ended", "trial"}
     head = [
         el(

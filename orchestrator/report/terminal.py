@@ -144,7 +144,7 @@ def _verdict(view: SweepView, comparison: Comparison) -> Text:
     for adapted in adaptations(view):
         text.append(f"\n{adapted.sentence}")
     speed = winner.images_per_s
-    return text.append(f"\n{number(round(speed))} images/s in training", "dim") if speed else text
+    return text.append(f"\n{number(round(speed))} examples/s in training", "dim") if speed else text
 
 
 def _hint(hint: Hint) -> Text:
