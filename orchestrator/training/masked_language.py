@@ -8,7 +8,7 @@ under a converged head, and the fall after it is the encoder's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,20 +122,31 @@ class MaskedLanguageObjective:
         loss = total / n_units
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
-    def warm_up(self, told: Told) -> dict[str, Any]:
+    def warm_up(self, told: Told, stopped: Callable[[], bool]) -> dict[str, Any] | None:
         """Train a new head on the frozen encoder until it has converged."""
         if self.model.has_own_head:
             return {"head": "own"}
-        states, targets = self._states()
+        found = self._states(stopped)
+        if found is None:
+            return None
+        states, targets = found
         held, truth = self._held_states()
         self._begin_with_frequencies(targets)
         told(f"training a head on {len(states):,} hidden states of the frozen encoder")
-        losses = self._converge(states, targets, held, truth, told)
+        losses = self._converge(states, targets, held, truth, told, stopped)
+        if losses is None:
+            return None
         return {"head": "new", "states": len(states), "held_out_losses": losses}
 
     def _converge(
-        self, states: Tensor, targets: Tensor, held: Tensor, truth: Tensor, told: Told
-    ) -> list[float]:
+        self,
+        states: Tensor,
+        targets: Tensor,
+        held: Tensor,
+        truth: Tensor,
+        told: Told,
+        stopped: Callable[[], bool],
+    ) -> list[float] | None:
         """AdamW at falling rates; the head's best state stays. The held-out loss at each look."""
         head = self.model.head_parameters()
         frozen = {id(p) for p in self.model.parameters()} - {id(p) for p in head}
@@ -158,6 +169,8 @@ class MaskedLanguageObjective:
             if losses[-1] < best:
                 best, kept = losses[-1], [p.detach().clone() for p in head]
             told(f"head: look {len(losses) - 1}, held-out loss {losses[-1]:.3f}")
+            if stopped():
+                return None
             if waited >= PATIENCE:
                 waited = 0
                 optimizer.param_groups[0]["lr"] *= FALL
@@ -184,7 +197,7 @@ class MaskedLanguageObjective:
             counts = torch.bincount(targets, minlength=len(bias)).float() + 0.1
             bias.copy_((counts / counts.sum()).log())
 
-    def _states(self) -> tuple[Tensor, Tensor]:
+    def _states(self, stopped: Callable[[], bool]) -> tuple[Tensor, Tensor] | None:
         """Hidden states of hidden tokens in the rows to learn, and what stood there."""
         states, targets, have = [], [], 0
         order = np.random.default_rng([self._seed, 1]).permutation(self.n_rows)
@@ -197,6 +210,8 @@ class MaskedLanguageObjective:
                 have += len(batch.targets)
                 if have >= MOST_STATES:
                     return torch.cat(states), torch.cat(targets)
+                if stopped():
+                    return None
         return torch.cat(states), torch.cat(targets)
 
     def _held_states(self) -> tuple[Tensor, Tensor]:

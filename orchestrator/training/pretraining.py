@@ -55,11 +55,15 @@ class Objective(Protocol):
     module: nn.Module
     n_rows: int
 
-    def warm_up(self, told: Told) -> dict[str, Any]:
+    def warm_up(self, told: Told, stopped: Callable[[], bool]) -> dict[str, Any] | None:
         """Bring what is new of the module to where it no longer improves, the rest frozen.
 
+        Args:
+            told: Told how that goes.
+            stopped: Asked now and then, by all workers at once; whether to leave it.
+
         Returns:
-            How that went, as plain JSON types.
+            How that went, as plain JSON types; None where it was left.
         """
 
     def measure(self) -> Measures:
@@ -213,7 +217,9 @@ class _Run:
             self._load(checkpoint)
         else:
             torch.manual_seed(self.params.seed)
-            warm_up = self.objective.warm_up(self.told)
+            warm_up = self.objective.warm_up(self.told, lambda: self.workers.agree(self.stopped()))
+            if warm_up is None:
+                return None
             before = self.objective.measure()
             self.told(f"before: {measures_text(before)}")
             self.at = replace(self.at, warm_up=warm_up, before=before)

@@ -7,7 +7,7 @@ a predictor with a bottleneck, negative cosine similarity, and no gradient throu
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -99,7 +99,7 @@ class SimSiamObjective:
         self._crop_scale, self._seed = crop_scale, seed
         self._workers, self._threads = workers, threads
 
-    def warm_up(self, told: Told) -> dict[str, Any]:
+    def warm_up(self, told: Told, stopped: Callable[[], bool]) -> dict[str, Any] | None:
         """Nothing: projector and predictor are thrown away in the end, and prove nothing."""
         return {}
 

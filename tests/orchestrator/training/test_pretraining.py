@@ -163,21 +163,32 @@ def test_before_the_first_step_only_the_head_is_new_and_it_has_converged(
     initial, untrained = tensors(objective.model), objective.measure()["loss"]
     head = {id(p) for p in objective.model.head_parameters()}
     names = {name for name, p in objective.model.named_parameters() if id(p) in head}
-    told = objective.warm_up(lambda _: None)
+    told = objective.warm_up(lambda _: None, lambda: False)
     after = tensors(objective.model)
     assert {n for n in after if not torch.equal(after[n], initial[n])} == names
     assert all(p.requires_grad and p.grad is None for p in objective.model.parameters())
     losses, reached = told["held_out_losses"], objective.measure()["loss"]
     assert reached == pytest.approx(min(losses), rel=1e-4)
     assert reached < untrained
-    again = objective.warm_up(lambda _: None)["held_out_losses"]
+    again = objective.warm_up(lambda _: None, lambda: False)["held_out_losses"]
     assert min(again) == pytest.approx(reached, rel=5e-3)
+
+
+@pytest.mark.parametrize("asked", [1, 5])
+def test_a_limit_of_time_holds_while_the_new_head_is_trained(
+    encoder: BackboneSpec, corpus: Corpus, tmp_path: Path, asked: int
+) -> None:
+    times = itertools.count(1)
+    objective = objective_of(PARAMS, encoder, corpus)
+    assert run(objective, PARAMS, tmp_path, stopped=lambda: next(times) == asked) is None
+    assert not list(tmp_path.iterdir())
+    assert next(times) == asked + 1, "it is asked no more"
 
 
 def test_weights_with_a_head_of_their_own_keep_it(headed: BackboneSpec, corpus: Corpus) -> None:
     objective = objective_of(PARAMS, headed, corpus)
     initial = tensors(objective.model)
-    assert objective.warm_up(lambda _: None) == {"head": "own"}
+    assert objective.warm_up(lambda _: None, lambda: False) == {"head": "own"}
     assert all(torch.equal(t, initial[n]) for n, t in tensors(objective.model).items())
 
 
