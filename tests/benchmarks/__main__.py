@@ -19,7 +19,7 @@ from tests.benchmarks.hostile import s9
 from tests.benchmarks.loop import p6
 from tests.benchmarks.overhead import p5
 from tests.benchmarks.rolling import s5, s6
-from tests.benchmarks.serving import s1, s7
+from tests.benchmarks.serving import s1, s7, s10
 from tests.benchmarks.sweeps import p1, p3, p4
 from tests.benchmarks.texts import t1_and_t2, t3
 from tests.benchmarks.trunk import s2
@@ -42,6 +42,7 @@ ALL: dict[str, Callable[[Path], list[Measured] | Measured]] = {
     "S7": s7,
     "S8": s8,
     "S9": s9,
+    "S10": s10,
     "T1": t1_and_t2,  # T2 is measured with it
     "T3": t3,
 }

@@ -20,7 +20,7 @@ class Measured:
     """One benchmark's outcome.
 
     Attributes:
-        id: Its name, P1 … P7 for sweeps and images, T1 … T3 for texts, S1 … S9 for endpoints.
+        id: Its name, P1 … P7 for sweeps and images, T1 … T3 for texts, S1 … S10 for endpoints.
         what: What was compared, or counted.
         value: The ratio, or the number.
         goal: The bound, e.g. `≥ 0.95×`.

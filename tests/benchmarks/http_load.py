@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import statistics
 import threading
@@ -41,6 +42,22 @@ def ask(port: int, request: bytes) -> int:
     with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
         connection.sendall(request)
         return _status(connection)[0]
+
+
+def times_ms(port: int, request: bytes, *, n: int) -> list[tuple[float, float]]:
+    """Milliseconds of n requests on one connection, and of those what our handler says it took."""
+    found = []
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(n):
+            began_s = time.perf_counter()
+            connection.sendall(request)
+            status, keeps, body = _response(connection)
+            whole_ms = 1000 * (time.perf_counter() - began_s)
+            if status != 200 or not keeps:
+                raise ConnectionError(f"status {status}")
+            found.append((whole_ms, float(json.loads(body)["timing_ms"]["total"])))
+    return found
 
 
 def load(port: int, request: bytes, *, clients: int, seconds: float) -> Answers:
@@ -90,6 +107,11 @@ def load(port: int, request: bytes, *, clients: int, seconds: float) -> Answers:
 
 def _status(connection: socket.socket) -> tuple[int, bool]:
     """The status of a response that is read to its end, and whether the connection stays."""
+    return _response(connection)[:2]
+
+
+def _response(connection: socket.socket) -> tuple[int, bool, bytes]:
+    """The same with the body; of one in chunks, the chunks as they came."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += _more(connection)
@@ -102,7 +124,7 @@ def _status(connection: socket.socket) -> tuple[int, bool]:
     else:
         while len(rest) < length:
             rest += _more(connection)
-    return int(head[9:12]), b"connection: close" not in lines
+    return int(head[9:12]), b"connection: close" not in lines, rest
 
 
 def _more(connection: socket.socket) -> bytes:

@@ -1,4 +1,6 @@
-"""S1 and S7: requests a second over HTTP, and what is left of them when far too many come."""
+"""S1, S7 and S10: requests a second over HTTP; what is left of them when far too many come; where
+the time of one goes.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import os
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from orchestrator.bundle.predictor import load_predictor
 from tests.benchmarks.bundles import write_random_bundle
 from tests.benchmarks.endpoints import endpoint, free_port, request_of
 from tests.benchmarks.harness import Measured
-from tests.benchmarks.http_load import Answers, load
+from tests.benchmarks.http_load import Answers, load, times_ms
 
 BACKBONES = ("mobilenetv3_small_100", "tf_efficientnet_lite0")
 CLIENTS = (1, 8, 32)
@@ -34,6 +37,7 @@ RIVALS = {
     "litserve-onnx": ("LitServe with ONNX Runtime and our decoder", "≥ 1×"),
     "bare": ("bare uvicorn with our handler", "≥ 0.85×"),
 }
+BLOCKS, BLOCK = 8, 25  # of S10: how often each is asked so many requests
 OVERLOAD = 20  # times the clients that keep every thread busy
 OVERLOAD_S = 60.0
 
@@ -113,6 +117,42 @@ def _flooded(kind: str, folder: Path) -> list[Measured]:
                  unit=""),
         Measured("S7", f"growth of the replica {behind} / 300 MB", grown / (300 << 20), "≤ 1×"),
     ]  # fmt: skip
+
+
+def s10(folder: Path) -> list[Measured]:
+    """What HAProxy and Ray add to a request of a lone client, whatever the model takes.
+
+    Both endpoints run, and are asked in turn.
+    """
+    return [_added(backbone, folder) for backbone in BACKBONES]
+
+
+def _added(backbone: str, folder: Path) -> Measured:
+    threads, image = os.cpu_count() or 1, photograph()
+    bundle = write_random_bundle(folder / backbone, backbone)
+    ports = {kind: free_port() for kind in ("bare", "exposed")}
+    outside: dict[str, list[float]] = {kind: [] for kind in ports}
+    inside: dict[str, list[float]] = {kind: [] for kind in ports}
+    with ExitStack() as running:
+        for kind, port in ports.items():
+            running.enter_context(endpoint(kind, bundle.path, backbone, port=port, threads=threads))
+        for number in range(BLOCKS + 1):
+            for kind, port in ports.items():
+                for whole_ms, handler_ms in times_ms(port, request_of(kind, image), n=BLOCK):
+                    if number:  # the first block warms both
+                        outside[kind].append(whole_ms - handler_ms)
+                        inside[kind].append(handler_ms)
+    ms = {
+        kind: (statistics.median(outside[kind]), statistics.median(inside[kind])) for kind in ports
+    }
+    return Measured(
+        "S10",
+        f"{backbone}: what HAProxy and Ray add to a lone client's request / that request to bare "
+        "uvicorn",
+        (ms["exposed"][0] - ms["bare"][0]) / sum(ms["bare"]),
+        f"≤ {1 / 0.85 - 1:.2f}×",
+        {f"{kind}_outside_and_in_the_handler_ms": both for kind, both in ms.items()},
+    )
 
 
 def photograph() -> bytes:
