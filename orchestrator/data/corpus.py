@@ -219,7 +219,9 @@ def _divided(
             "needed: one to learn, one to hold out"
         )
     contents = sorted(distinct)
-    mask = held_out(contents, [(UNLABELLED,)] * len(contents), fraction=fraction, seed=seed)
+    mask = held_out(
+        contents, [(UNLABELLED,)] * len(contents), fraction=fraction, seed=seed, purpose="corpus"
+    )
     rows = [
         replace(distinct[content], split="validation" if held else "train")
         for content, held in zip(contents, mask, strict=True)

@@ -28,7 +28,12 @@ from numpy.typing import NDArray
 
 
 def held_out(
-    contents: Sequence[str], labels: Sequence[tuple[str, ...]], *, fraction: float, seed: int
+    contents: Sequence[str],
+    labels: Sequence[tuple[str, ...]],
+    *,
+    fraction: float,
+    seed: int,
+    purpose: str = "split",
 ) -> NDArray[np.bool_]:
     """Marks the images to validate on, bool [N].
 
@@ -40,8 +45,9 @@ def held_out(
         labels: Its labels: one, or any number.
         fraction: Expected share of images held out, within (0, 1).
         seed: Another seed, another split.
+        purpose: Another purpose, another draw: what one split has left can be split again.
     """
-    draws = {content: _draw(seed, content) for content in set(contents)}
+    draws = {content: _draw(purpose, seed, content) for content in set(contents)}
     sides = _Sides(draws, _labels_by_content(contents, labels), fraction)
     for label in sorted(sides.members):
         sides.fill(label, validation=False)
@@ -91,7 +97,7 @@ def _labels_by_content(
     return found
 
 
-def _draw(seed: int, content: str) -> float:
+def _draw(purpose: str, seed: int, content: str) -> float:
     """A number within [0, 1) that depends on nothing but its arguments."""
-    digest = hashlib.blake2b(f"split {seed} {content}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{purpose} {seed} {content}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

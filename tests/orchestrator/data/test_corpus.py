@@ -175,6 +175,17 @@ def test_training_examples_are_a_corpus_and_evaluated_ones_are_in_none(
     )
 
 
+def test_of_what_a_sweep_trains_on_a_corpus_holds_out_its_own_share(tmp_path: Path) -> None:
+    """Of the same seed: the draws that left an example to training are not drawn from again."""
+    write_texts(tmp_path / "train", 60, seed=0)
+    spec = DataSpec(train=str(tmp_path / "train"), validation=0.3)
+    examples = prepare_data(
+        spec, task="text-classification", seed=0, cache=tmp_path / "data"
+    ).examples
+    own = corpus_of_examples(examples, fraction=0.2, seed=0, cache=tmp_path / "cache")
+    assert 0.1 < own.n_held_out / len(own) < 0.3
+
+
 def squad(root: Path, name: str, asked: dict[str, list[str]]) -> str:
     """A SQuAD file: the questions on each passage, answered by its first word."""
     paragraphs = [
