@@ -102,12 +102,10 @@ def open_hub_dataset(location: str, *, split: str, cache: Path) -> DatasetTable:
     """
     import datasets
 
-    owner, _, rest = location.removeprefix("hub:").partition("/")
-    name, _, configuration = rest.partition("/")
+    parts = location.removeprefix("hub:").split("/", 2)  # sets of long ago have no owner
+    name, configuration = "/".join(parts[:2]), parts[2] if len(parts) > 2 else None
     try:
-        loaded = datasets.load_dataset(
-            f"{owner}/{name}", configuration or None, cache_dir=str(cache / "hub")
-        )
+        loaded = datasets.load_dataset(name, configuration, cache_dir=str(cache / "hub"))
     except (OSError, ValueError, RuntimeError) as err:
         reason = " ".join(str(err).split()).rstrip(".")[:400] or type(err).__name__
         raise DataError(

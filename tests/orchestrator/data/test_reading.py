@@ -212,6 +212,9 @@ def test_a_set_of_the_hub_is_read_at_its_configuration_and_split(tmp_path, monke
     assert labels_of(read("hub:owner/cells/small", tmp_path)) == [("cat",), ("dog",)]
     assert labels_of(read("hub:owner/cells/small", tmp_path, split="test")) == [("dog",), ("cat",)]
     assert len(labels_of(read("hub:owner/cells/large", tmp_path))) == 3
+    monkeypatch.chdir(folder)
+    assert len(labels_of(read("hub:large", tmp_path))) == 3, "an id without an owner"
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"\['small', 'large'\].*hub:OWNER/NAME/CONFIGURATION"):
         read("hub:owner/cells", tmp_path)
 
