@@ -18,7 +18,7 @@ from orchestrator.tasks.metrics import (
     reliability_bins,
     soft_max,
 )
-from orchestrator.tasks.tags import OUTSIDE, as_iob2
+from orchestrator.tasks.tags import OUTSIDE
 
 _TINY = 1e-7
 _HITS, _PREDICTED, _TRUE = range(3)
@@ -159,7 +159,10 @@ class TokenClassification:
 
     def entity_counts(self, said: Sequence[Floats], truth: Sequence[TaggedText]) -> Ints:
         """Entities of each text and kind, int64 [N, K, 3]: found rightly, predicted, true."""
-        predicted = _strict([self._repaired(probs) for probs in said])
+        predicted = [
+            {(entity.kind, entity.first, entity.last + 1) for entity, _ in self.entities(probs)}
+            for probs in said
+        ]
         true = _strict([text.tags for text in truth])
         number = {label: k for k, label in enumerate(self.spec.labels)}
         counts = np.zeros((len(truth), len(number), 3), np.int64)
@@ -168,11 +171,6 @@ class TokenClassification:
                 for kind, _, _ in entities:
                     counts[row, number[kind], which] += 1
         return counts
-
-    def _repaired(self, probs: Floats) -> tuple[str, ...]:
-        """The likeliest tags, read as `entities` reads them."""
-        tags = [self.spec.outputs[i] for i in probs.argmax(axis=1)]
-        return as_iob2(tags, "IOB2")[0]
 
     def packed(self, said: Sequence[Floats]) -> Floats:
         """What is said of all texts as one array [words, outputs]."""

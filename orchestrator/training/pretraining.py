@@ -305,6 +305,7 @@ class _Run:
                 self.at, step=step, total=summed / self.workers.world_size, n_units=n_units,
                 epoch_s=self.clock() - started_s,
             )  # fmt: skip
+            self.workers.average_buffers(self.objective.module)
             self._save()
             return not stop
         return True
@@ -357,7 +358,6 @@ class _Run:
         """Write a checkpoint of the position; of earlier ones the newest stays."""
         self.number += 1
         self.at = replace(self.at, seconds=self._seconds())
-        self.workers.average_buffers(self.objective.module)
         if self.workers.rank == 0:
             state = {"pretraining": self.digest, "best_epoch": self.number}
             scaler = self.accelerator.scaler

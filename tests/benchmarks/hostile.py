@@ -73,19 +73,10 @@ def s9(folder: Path) -> list[Measured]:
     ]  # fmt: skip
 
 
-class Bombing:
-    """A client that sends what must be refused, one after the other.
+class _Beside:
+    """What a thread does for the length of the block."""
 
-    Attributes:
-        statuses: What each kind was told; 0 where nothing.
-    """
-
-    def __init__(self, port: int, request: bytes) -> None:
-        self._port = port
-        kinds = [*BOMBS, "10,000 labels", "1 MB prompt", "1 GB"]
-        self.statuses: dict[str, Counter[int]] = {name: Counter() for name in kinds}
-        head = request.partition(b"\r\n\r\n")[0].split(b"\r\n")
-        self._head = [line for line in head if not line.startswith(b"Content-")]
+    def __init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -98,6 +89,25 @@ class Bombing:
     ) -> None:
         self._stop.set()
         self._thread.join()
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
+class Bombing(_Beside):
+    """A client that sends what must be refused, one after the other.
+
+    Attributes:
+        statuses: What each kind was told; 0 where nothing.
+    """
+
+    def __init__(self, port: int, request: bytes) -> None:
+        self._port = port
+        kinds = [*BOMBS, "10,000 labels", "1 MB prompt", "1 GB"]
+        self.statuses: dict[str, Counter[int]] = {name: Counter() for name in kinds}
+        head = request.partition(b"\r\n\r\n")[0].split(b"\r\n")
+        self._head = [line for line in head if not line.startswith(b"Content-")]
+        super().__init__()
 
     @property
     def strange(self) -> int:
@@ -141,7 +151,7 @@ class Bombing:
         return b"\r\n".join([*lines, b"", b""]) + body
 
 
-class Dribbling:
+class Dribbling(_Beside):
     """Clients that send a request's head and then a byte a second; who is cut comes again.
 
     Attributes:
@@ -152,18 +162,7 @@ class Dribbling:
         self.statuses: Counter[str] = Counter()
         self._port, self._n = port, n
         self._head, _, self._body = request.partition(b"\r\n\r\n")
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+        super().__init__()
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector:
