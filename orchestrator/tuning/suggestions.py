@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
@@ -160,7 +161,10 @@ class StudySuggester:
         self._visits[block] += 1
         self._study.enqueue_trial({BLOCK: str(block), **fixed})
         ask = f"ask-{next(self._asked)}"
-        drawn = self._search.suggest(ask)
+        with warnings.catch_warnings():
+            # Ray takes a draw of a second for a training in disguise; busy machines need it.
+            warnings.filterwarnings("ignore", message="Define-by-run function")
+            drawn = self._search.suggest(ask)
         assert drawn is not None
         assert int(drawn[BLOCK]) == block, "the study answered for another block"
         searched = self._blocks[block].searched

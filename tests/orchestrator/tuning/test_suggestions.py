@@ -111,6 +111,11 @@ def test_the_study_learns_where_values_are_good() -> None:
     assert late > 3 * early
 
 
+def test_a_draw_that_takes_long_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.tune.search.optuna.optuna_search.DEFINE_BY_RUN_WARN_THRESHOLD_S", 0)
+    assert len(drawn(build_suggester(spec_of(HEADS), []), 3)) == 3  # warnings are errors in tests
+
+
 def test_random_point_i_is_a_function_of_seed_and_i_alone() -> None:
     spec = spec_of(HEADS, DEPTHS, searcher="random", seed=3)
     alone = drawn(build_suggester(spec, []), 10)
