@@ -14,7 +14,7 @@ from orchestrator.spec.strategy import FeatureExtraction
 from orchestrator.training.bank import run_bank
 from orchestrator.training.trial import TrialResult, run_trial
 from tests.benchmarks.harness import Measured, paired
-from tests.orchestrator.training.small_trials import MakeIO, experiment_of, write_examples
+from tests.orchestrator.training.small_trials import MakeIO, MemoryIO, experiment_of, write_examples
 
 N_IMAGES, N_HEADS, EPOCHS = 2048, 64, 10
 
@@ -37,9 +37,12 @@ def p2(folder: Path) -> Measured:
     bank: list[TrialResult] = []
 
     def all_heads() -> None:
-        bank[:] = trained(heads, make_io)
+        bank[:] = trained(heads, make_io(heads[0]))
 
-    ratio, ours, theirs = paired(all_heads, lambda: trained(heads[:1], make_io), pairs=5)
+    def one_head() -> None:
+        trained(heads[:1], make_io(heads[0]))
+
+    ratio, ours, theirs = paired(all_heads, one_head, pairs=5)
     alone = run_trial(heads[0], make_io(heads[0], "alone"))
     return Measured(
         id="P2",
@@ -55,12 +58,12 @@ def p2(folder: Path) -> Measured:
     )
 
 
-def trained(heads: list[Experiment], make_io: MakeIO) -> list[TrialResult]:
+def trained(heads: list[Experiment], io: MemoryIO) -> list[TrialResult]:
     """The heads' results, their checkpoints in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as scratch:
         return run_bank(
             heads,
-            make_io(heads[0]),
+            io,
             checkpoints=lambda head: Path(scratch) / head.id,
             on_epoch=lambda *_: None,
             stopped_by=lambda: None,

@@ -1,18 +1,23 @@
-"""What the benchmarks work on: photographs and articles made from noise, and the demo's cells."""
+"""What the benchmarks work on: photographs made from noise, and the demos' texts and cells."""
 
 from __future__ import annotations
 
 import hashlib
+import re
+import tempfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from jobs.bbc_news import write_articles
 from jobs.elpv import write_elpv, write_weights
 from orchestrator.data.examples import Example, Examples, Split
-from tests.orchestrator.text_material import FILLERS, WORDS
+from orchestrator.data.texts import decode_text
 
 CLASSES = ("coarse", "fine")
+Kind = Literal["paragraphs", "articles"]
 
 
 def write_photos(folder: Path, *, n: int, side: int) -> Examples:
@@ -33,22 +38,21 @@ def write_photos(folder: Path, *, n: int, side: int) -> Examples:
     return Examples.write(folder / "index", rows, labels=list(CLASSES), multilabel=False)
 
 
-def write_articles(folder: Path, *, n: int) -> Path:
-    """Texts of three kinds, half of them of fewer than 60 words and few of more than 200.
-
-    Every text begins with words of its own, so that none is a copy.
-    """
-    rng = np.random.default_rng(0)
-    kinds = list(WORDS)
-    for i in range(n):
-        kind = kinds[i % len(kinds)]
-        length = int(np.clip(rng.lognormal(np.log(60), 0.7), 5, 250))
-        own = rng.random(length) < 0.15
-        words = np.where(own, rng.choice(WORDS[kind], length), rng.choice(FILLERS, length))
-        number = " ".join(f"{'abcdefghij'[int(digit)]}" for digit in f"{i:04d}")
-        path = folder / kind / f"{i:04d}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{number} {' '.join(words)} {WORDS[kind][i % 9]}")
+def write_news(folder: Path, kind: Kind, *, n: int) -> Path:
+    """`n` articles of BBC News, or as many paragraphs of different ones, classes in turn."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_articles(Path(scratch), seed=0)
+        classes = sorted((Path(scratch) / "train").iterdir())
+        files = [sorted(label.glob("*.txt")) for label in classes]
+        chosen = [path for row in zip(*files, strict=False) for path in row][:n]
+        for number, path in enumerate(chosen):
+            text = decode_text(path.read_bytes())
+            if kind == "paragraphs":
+                parts = [part for part in re.split(r"\n\s*\n", text) if len(part.split()) >= 5]
+                text = parts[number % len(parts)]
+            target = folder / path.parent.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
     return folder
 
 

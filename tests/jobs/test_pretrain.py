@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 import yaml
 from rich.console import Console
+from safetensors.torch import load_file
 
 from jobs.cli import main
 from orchestrator.report.terminal import terminal_summary
@@ -101,16 +103,30 @@ def test_the_verb_writes_a_folder_once_and_says_what_it_brought(
 
 
 @pytest.mark.slow
-def test_several_workers_pretrain_under_ray_train(
+def test_several_workers_pretrain_as_one_does(
     cluster: Cluster, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    section = {"backbone": str(root / "tiny"), "corpus": str(root / "raw"), **PRETRAINING}
-    spec = {"pretraining": section, "workers": {"per_trial": 2}, "storage": str(tmp_path / "runs")}
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump(spec))
-    assert main(["pretrain", str(tmp_path / "p.yaml"), "--json"]) == 0
-    (row,) = document(capfd.readouterr().out)["pretrained"]
-    assert row["after"].keys() == {"loss", "perplexity"}
-    assert [p.name for p in Path(row["folder"]).parent.iterdir()] == [Path(row["folder"]).name]
+    # With dropout each worker would draw units of its own.
+    plain = write_encoder(tmp_path / "plain", dropout=0.0)
+    section = {"backbone": str(plain), "corpus": str(root / "raw"), **PRETRAINING}
+    rows = []
+    for n in (1, 2):
+        storage = tmp_path / f"runs-{n}"
+        spec = {"pretraining": section, "workers": {"per_trial": n}, "storage": str(storage)}
+        (tmp_path / "p.yaml").write_text(yaml.safe_dump(spec))
+        assert main(["pretrain", str(tmp_path / "p.yaml"), "--json"]) == 0
+        (row,) = document(capfd.readouterr().out)["pretrained"]
+        folder = Path(row["folder"])
+        assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+        assert json.loads((folder / "pretraining.json").read_text())["warm_up"]["head"] == "new"
+        rows.append((row, load_file(folder / "model.safetensors")))
+    (one, alone), (two, together) = rows
+    assert one["before"]["loss"] - one["after"]["loss"] > 0.01
+    for when in ("before", "after"):
+        assert two[when] == pytest.approx(one[when], rel=1e-4)
+    assert alone.keys() == together.keys()
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_bad_specs_and_bad_corpora_have_their_exit_codes(

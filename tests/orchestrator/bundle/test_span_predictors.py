@@ -1,12 +1,14 @@
 """Exported models answer as transformers does with the same weights: 100 inputs of each task.
 
 What is compared is what a user sees: entities of the token-classification pipeline, and the spans
-of a plain decode of AutoModelForQuestionAnswering under SQuAD's rules.
+of a plain decode of AutoModelForQuestionAnswering under SQuAD's rules, on short texts and on those
+that need windows.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +40,19 @@ TUNED: dict[str, Any] = {"strategy": "full", "epochs": 3, "backbone_lr": 1e-4, "
 
 
 class Exported:
-    """A trial's bundle, and the weights in it as a model of transformers."""
+    """A trial's bundle, and the weights in it as a model of transformers.
+
+    Attributes:
+        size: Tokens of a window, the special ones too.
+        overlap: Tokens that a window shares with the next.
+    """
 
     def __init__(self, material: Material, root: Path, params: dict[str, Any]) -> None:
         given = {name: value for name, value in params.items() if name != "strategy"}
         experiment = material.experiment(params["strategy"], size=material.size, **given)
         io = MakeIO(material.examples, FeatureStore(root / "store"), root)(experiment)
         io.used, io.stores_cuts = material.backbone(), False
+        self.size, self.overlap = material.size, material.size // 4
         self.result = run_trial(experiment, io)
         assert self.result.checkpoint is not None
         network = trained_network(
@@ -73,6 +81,8 @@ class Exported:
             tokenizer_file=str(self.bundle.path / "tokenizer.json"),
             pad_token="[PAD]",
             unk_token="[UNK]",
+            cls_token="[CLS]",
+            sep_token="[SEP]",
             model_max_length=material.size,
         )
 
@@ -93,7 +103,12 @@ class Exported:
         return model
 
 
-def entities_agree(exported: Exported, texts: list[str]) -> None:
+def entities_agree(exported: Exported, texts: list[str], *, share: float = 1.0) -> None:
+    """The same entities as the pipeline's in all texts, or in most where they need windows.
+
+    The pipeline cuts them by `stride`, its last window is short, and of what windows say otherwise
+    it takes the longer entity; ours takes each word where it has most context.
+    """
     outputs = exported.bundle.task.outputs
     model = exported.model(
         transformers.AutoModelForTokenClassification,
@@ -105,17 +120,21 @@ def entities_agree(exported: Exported, texts: list[str]) -> None:
         model=model,
         tokenizer=exported.tokenizer,
         aggregation_strategy="first",
+        stride=exported.overlap,
     )
     answers = load_predictor(exported.bundle, threads=1).predict(texts)
-    found = 0
+    found, equal = 0, 0
     for text, answer, theirs in zip(texts, answers, tagger(texts), strict=True):
         ours = [(e["label"], e["start"], e["end"]) for e in answer["entities"]]
-        assert ours == [(e["entity_group"], e["start"], e["end"]) for e in theirs], text
-        np.testing.assert_allclose(
-            [e["score"] for e in answer["entities"]], [e["score"] for e in theirs], atol=1e-3
-        )
-        found += len(ours)
-    assert found > N, "a model that finds nothing would agree with any other"
+        same = ours == [(e["entity_group"], e["start"], e["end"]) for e in theirs]
+        assert same or share < 1, text
+        if share == 1:
+            np.testing.assert_allclose(
+                [e["score"] for e in answer["entities"]], [e["score"] for e in theirs], atol=1e-3
+            )
+        found, equal = found + len(ours), equal + same
+    assert equal >= share * len(texts)
+    assert found > len(texts), "a model that finds nothing would agree with any other"
 
 
 def spans_agree(exported: Exported, asked: list[dict[str, str]]) -> None:
@@ -123,7 +142,7 @@ def spans_agree(exported: Exported, asked: list[dict[str, str]]) -> None:
     answers = list(load_predictor(exported.bundle, threads=1).predict(asked))
     spans = []
     for one, answer in zip(asked, answers, strict=True):
-        text, span = plain_decode(model, exported.tokenizer, one["question"], one["context"])
+        text, span = plain_decode(model, exported, one["question"], one["context"])
         assert (answer["start"], answer["end"]) == span
         assert exact_match(answer["answer"], [text]) == 1
         spans.append(span)
@@ -132,39 +151,64 @@ def spans_agree(exported: Exported, asked: list[dict[str, str]]) -> None:
 
 @torch.inference_mode()
 def plain_decode(
-    model: Any, tokenizer: Any, question: str, context: str
+    model: Any, exported: Exported, question: str, context: str
 ) -> tuple[str, tuple[int | None, int | None]]:
-    """The best of all spans of a context, or none: transformers' own logits, no windows."""
-    fed = tokenizer(
-        question,
-        context,
-        return_offsets_mapping=True,
-        return_token_type_ids=True,
-        return_tensors="pt",
-    )
-    offsets, of_context = fed.pop("offset_mapping")[0].tolist(), fed.sequence_ids(0)
-    found = model(**fed)
-    starts, ends = found.start_logits[0].tolist(), found.end_logits[0].tolist()
-    best, span = starts[0] + ends[0], (None, None)
-    own = [i for i, which in enumerate(of_context) if which == 1]
-    for i in own:
-        for j in range(i, min(i + MOST_TOKENS, own[-1] + 1)):
-            if starts[i] + ends[j] > best:
-                best, span = starts[i] + ends[j], (offsets[i][0], offsets[j][1])
-    return ("" if span[0] is None else context[span[0] : span[1]]), span
+    """The best of all spans of a context, or none: transformers' logits, SQuAD's official rules.
+
+    A context that is too long is read in windows, the last of which ends with it. The best span is
+    the best of any window; no answer counts as where it is least likely.
+    """
+    lead = exported.tokenizer(question, add_special_tokens=False).input_ids
+    whole = exported.tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)
+    own, offsets = whole.input_ids, whole.offset_mapping
+    room = exported.size - len(lead) - 3
+    starts = range(0, max(1, len(own) - room), max(1, room - min(exported.overlap, room // 2)))
+    best, nothing, span = -np.inf, np.inf, (None, None)
+    for start in {*starts, max(0, len(own) - room)}:
+        part = own[start : start + room]
+        tokenizer = exported.tokenizer
+        before = [tokenizer.cls_token_id, *lead, tokenizer.sep_token_id]
+        ids = torch.tensor([[*before, *part, tokenizer.sep_token_id]])
+        types = torch.tensor([[0] * len(before) + [1] * (len(part) + 1)])
+        found = model(input_ids=ids, token_type_ids=types)
+        firsts, lasts = found.start_logits[0].tolist(), found.end_logits[0].tolist()
+        nothing = min(nothing, firsts[0] + lasts[0])
+        for i in range(len(part)):
+            for j in range(i, min(i + MOST_TOKENS, len(part))):
+                score = firsts[len(before) + i] + lasts[len(before) + j]
+                if score > best:
+                    best, span = score, (offsets[start + i][0], offsets[start + j][1])
+    if nothing >= best:
+        return "", (None, None)
+    return context[span[0] : span[1]], span
 
 
-def texts(*, second_half: bool) -> list[str]:
-    sentences = tagged_sentences(N, seed=7, second_half=second_half)
-    return [" ".join(word for word, _ in sentence) for sentence in sentences]
+def natural(text: str) -> str:
+    """Without the spaces before punctuation."""
+    return re.sub(r" ([,.;:?!])", r"\1", text)
 
 
-def questions(*, second_half: bool, n_things: int) -> list[dict[str, str]]:
-    file = passages(N // 3, seed=7, second_half=second_half, none=0.1, n_things=n_things)
+def texts(*, second_half: bool, together: int = 1) -> list[str]:
+    """Sentences as they are written, some in quotation marks, brackets or before a dash."""
+    written = []
+    for i, sentence in enumerate(tagged_sentences(N * together, seed=7, second_half=second_half)):
+        text = natural(" ".join(word for word, _ in sentence))
+        written.append((text, f"“{text}”", f"({text})", f"{text[:-1]} – or not?")[i % 4])
+    return [" ".join(written[i : i + together]) for i in range(0, len(written), together)]
+
+
+def questions(*, second_half: bool, n_things: int, together: int = 1) -> list[dict[str, str]]:
+    """Questions on a passage, or on several of them one after the other."""
+    n = N // 3 * together
+    file = passages(n, seed=7, second_half=second_half, none=0.1, n_things=n_things)
+    told = file["data"][0]["paragraphs"]
     return [
-        {"question": asked["question"], "context": paragraph["context"]}
-        for paragraph in file["data"][0]["paragraphs"]
-        for asked in paragraph["qas"]
+        {
+            "question": asked["question"],
+            "context": natural(" ".join(other["context"] for other in told[i : i + together])),
+        }
+        for i in range(0, len(told), together)
+        for asked in told[i]["qas"]
     ][:N]
 
 
@@ -180,6 +224,7 @@ def test_an_answerer_answers_as_a_plain_decode_does(tmp_path: Path) -> None:
     exported = Exported(material, tmp_path, TINY)
     assert {"model.onnx", "tokenizer.json"} <= set(exported.bundle.manifest.files)
     spans_agree(exported, questions(second_half=False, n_things=1))
+    spans_agree(exported, questions(second_half=False, n_things=1, together=6))
 
 
 @pytest.mark.slow
@@ -192,6 +237,7 @@ def test_minilm_tags_unseen_names_and_agrees_with_the_pipeline(tmp_path: Path) -
     assert exported.result.objective is not None
     assert exported.result.objective >= 0.95
     entities_agree(exported, texts(second_half=True))
+    entities_agree(exported, texts(second_half=True, together=8), share=0.9)
 
 
 @pytest.mark.slow
@@ -212,6 +258,7 @@ def test_minilm_answers_questions_on_unseen_names_and_agrees_with_a_plain_decode
     assert exported.result.objective is not None
     assert exported.result.objective >= 0.8
     spans_agree(exported, questions(second_half=True, n_things=2))
+    spans_agree(exported, questions(second_half=True, n_things=2, together=6))
 
 
 def test_a_question_may_come_as_an_object_a_mapping_or_json(tmp_path: Path) -> None:
@@ -240,7 +287,7 @@ def test_a_question_may_come_as_an_object_a_mapping_or_json(tmp_path: Path) -> N
 
 def test_a_long_text_is_answered_in_windows_and_has_one_embedding(tmp_path: Path) -> None:
     material = Material(tmp_path, "token-classification", n=60, size=32)
-    exported = Exported(material, tmp_path, {**TINY, "epochs": 2})
+    exported = Exported(material, tmp_path, TINY)
     predictor = load_predictor(exported.bundle, threads=1)
     sentences = texts(second_half=False)
     long = " ".join(sentences[:20])
