@@ -8,10 +8,11 @@ under a converged head, and the fall after it is the encoder's own.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,9 +37,12 @@ HEAD_LR = 1e-3
 HEAD_BATCH = 256
 HEAD_STEPS = 50  # between two looks at what is held out
 LEAST_GAIN = 1e-3  # of the held-out loss, relative, that counts as progress
+USUAL_LOOKS = 40  # until then
 PATIENCE = 3  # looks without progress before the rate falls
 FALL = 0.2
 LOWEST_LR = HEAD_LR * FALL**2  # progress that is too small even here: the head has converged
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,30 @@ class MaskedLanguageObjective:
         if losses is None:
             return None
         return {"head": "new", "states": len(states), "held_out_losses": losses}
+
+    def warm_up_seconds(self) -> float:
+        """Of hidden states once, of steps and looks as often as they are usual."""
+        if self.model.has_own_head:
+            return 0.0
+        rows = np.arange(min(EVALUATION_ROWS, self.n_rows))
+        batch = self._hidden(self._learnt, rows, 1)
+        encode_s, states = _second_time(lambda: self._encoded(batch))
+        few, truth = states[:HEAD_BATCH], batch.targets[:HEAD_BATCH]
+        head = self.model.head_parameters()
+
+        def step() -> None:
+            found = torch.autograd.grad(F.cross_entropy(self.model.tell(few), truth), head)
+            assert all(gradient is not None for gradient in found)
+
+        share = len(few) / HEAD_BATCH
+        step_s = _second_time(step)[0] / share
+        look_s = _second_time(lambda: self._head_loss(few, truth))[0] / share
+        n_held = int(self._masking.n_chosen(self._held_out).sum()) * self._draws
+        n_states = min(MOST_STATES, int(self._counts.sum()) * MOST_DRAWS) + n_held
+        return float(
+            encode_s / len(states) * n_states
+            + USUAL_LOOKS * (HEAD_STEPS * step_s + look_s * n_held / HEAD_BATCH)
+        )
 
     def _converge(
         self,
@@ -245,6 +273,16 @@ class MaskedLanguageObjective:
 
         tokens = Tokens(moved(masked.ids), moved(masked.present))
         return _Batch(tokens, moved(masked.chosen), moved(masked.targets))
+
+
+def _second_time(action: Callable[[], _T]) -> tuple[float, _T]:
+    """Seconds of an action that was done before, and what it gave."""
+    action()
+    started_s = time.perf_counter()
+    found = action()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started_s, found
 
 
 def _blocks(rows: Indices) -> list[Indices]:

@@ -66,6 +66,9 @@ class Objective(Protocol):
             How that went, as plain JSON types; None where it was left.
         """
 
+    def warm_up_seconds(self) -> float:
+        """What `warm_up` will take, from a few of its steps; nothing is changed that is kept."""
+
     def measure(self) -> Measures:
         """The module on what is held out; over all workers, the same on each."""
 

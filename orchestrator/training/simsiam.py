@@ -103,6 +103,10 @@ class SimSiamObjective:
         """Nothing: projector and predictor are thrown away in the end, and prove nothing."""
         return {}
 
+    def warm_up_seconds(self) -> float:
+        """None."""
+        return 0.0
+
     def n_units(self, rows: Indices) -> int:
         """One an image."""
         return len(rows)

@@ -89,12 +89,15 @@ def with_neighbours(
 def _row(adaptation: Adaptation, costs: CostBook, probe: bool, progress: Progress) -> Row:
     provenance = adaptation.folder.provenance()
     key = _cost_key(adaptation, costs.device)
-    row_s = costs.seconds(key)
-    if provenance is None and row_s is None and probe:
-        progress.say(f"measuring {adaptation}")
-        row_s = _measured_row_s(adaptation, costs.device)
-        costs.keep_seconds(key, row_s)
     n_rows = adaptation.n_rows()
+    # What a new head takes is not proportional to the rows, as an epoch is.
+    head_key = f"{key}-{n_rows}-{adaptation.corpus.n_held_out}"
+    row_s, head_s = costs.seconds(key), costs.seconds(head_key)
+    if provenance is None and None in (row_s, head_s) and probe:
+        progress.say(f"measuring {adaptation}")
+        row_s, head_s = _measured(adaptation, costs.device)
+        costs.keep_seconds(key, row_s)
+        costs.keep_seconds(head_key, head_s)
     epochs = adaptation.pretraining.epochs
     return {
         "what": str(adaptation),
@@ -106,7 +109,7 @@ def _row(adaptation: Adaptation, costs: CostBook, probe: bool, progress: Progres
         "held_out": adaptation.corpus.n_held_out,
         "rows": n_rows,
         "epochs": epochs,
-        "seconds": None if row_s is None else row_s * n_rows * epochs,
+        "seconds": None if row_s is None or head_s is None else row_s * n_rows * epochs + head_s,
         "done": provenance is not None,
         "before": None if provenance is None else provenance["before"],
         "after": None if provenance is None else provenance["after"],
@@ -125,15 +128,16 @@ def _cost_key(adaptation: Adaptation, device: torch.device) -> str:
     return f"pretraining-{digest_of(parts)[:16]}"
 
 
-def _measured_row_s(adaptation: Adaptation, device: torch.device) -> float:
-    """Seconds a row of a training step, from a few real ones on random weights."""
+def _measured(adaptation: Adaptation, device: torch.device) -> tuple[float, float]:
+    """Seconds a row of a training step, and those of the warm-up, from a few real steps."""
     objective: Objective = build_objective(
         adaptation.pretraining,
-        adaptation.backbone.model_copy(update={"weights": "none"}),
+        adaptation.backbone,
         adaptation.corpus.examples,
         workers=Workers(rank=0, world_size=1, device=device),
         threads=torch.get_num_threads(),
     )
+    warm_up_s = objective.warm_up_seconds()
     rows = np.arange(min(PROBE_ROWS, objective.n_rows))
     objective.module.train()
     times = []
@@ -143,7 +147,7 @@ def _measured_row_s(adaptation: Adaptation, device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started_s)
-    return sorted(times)[len(times) // 2] / len(rows)
+    return sorted(times)[len(times) // 2] / len(rows), warm_up_s
 
 
 def _neighbours(experiment: Experiment, examples: Examples, store: FeatureStore) -> float | None:

@@ -174,6 +174,17 @@ def test_before_the_first_step_only_the_head_is_new_and_it_has_converged(
     assert min(again) == pytest.approx(reached, rel=5e-3)
 
 
+def test_what_a_new_head_will_take_is_measured_without_touching_it(
+    encoder: BackboneSpec, corpus: Corpus
+) -> None:
+    objective = objective_of(PARAMS, encoder, corpus)
+    initial = tensors(objective.model)
+    forecast_s = objective.warm_up_seconds()
+    assert all(torch.equal(t, initial[n]) for n, t in tensors(objective.model).items())
+    assert all(p.requires_grad and p.grad is None for p in objective.model.parameters())
+    assert 0 < forecast_s < 60  # a tiny encoder on a few rows
+
+
 @pytest.mark.parametrize("asked", [1, 5])
 def test_a_limit_of_time_holds_while_the_new_head_is_trained(
     encoder: BackboneSpec, corpus: Corpus, tmp_path: Path, asked: int
@@ -189,6 +200,7 @@ def test_weights_with_a_head_of_their_own_keep_it(headed: BackboneSpec, corpus: 
     objective = objective_of(PARAMS, headed, corpus)
     initial = tensors(objective.model)
     assert objective.warm_up(lambda _: None, lambda: False) == {"head": "own"}
+    assert objective.warm_up_seconds() == 0
     assert all(torch.equal(t, initial[n]) for n, t in tensors(objective.model).items())
 
 
