@@ -75,11 +75,13 @@ def run(
 
 
 def test_views_agree_more_and_do_not_collapse(corpus: Corpus, tmp_path: Path) -> None:
-    params = PARAMS.model_copy(update={"epochs": 8, "lr": 0.2})
+    params = PARAMS.model_copy(update={"epochs": 12, "lr": 0.5})
     spec = BackboneSpec(name="resnet18", weights="none")
     result = run(objective_of(corpus, params, spec), tmp_path, params)
     assert result is not None
-    assert result.epochs[-1].train_loss < result.epochs[0].train_loss - 0.02
+    losses = [epoch.train_loss for epoch in result.epochs]
+    # Seeds and processors differ: three seeds fell by 0.13 to 0.35 here.
+    assert np.mean(losses[-3:]) < losses[0] - 0.05
     assert result.after["spread"] > 0.3
 
 
