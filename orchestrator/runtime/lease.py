@@ -12,6 +12,7 @@ import _thread
 import contextlib
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -82,7 +83,8 @@ def leased(
     thread = threading.Thread(target=lease.renew, args=(ended, beat_s), daemon=True, name="lease")
     thread.start()
     try:
-        yield
+        with _interruptible(lease):
+            yield
     finally:
         ended.set()
         thread.join()
@@ -97,6 +99,28 @@ def leased(
 
 def _told() -> None:
     """Said already."""
+
+
+@contextmanager
+def _interruptible(lease: _Lease) -> Iterator[None]:
+    """Let a lost lease interrupt the main thread where SIGINT is ignored, as by a script's `&`.
+
+    An interrupt from outside stays ignored there.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        yield
+        return
+
+    def hear(*_: object) -> None:
+        if lease.lost:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Lease:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -42,8 +45,16 @@ def test_one_that_died_is_followed_at_once_on_its_own_machine(storage_uri: str) 
     dead.__exit__(None, None, None)
 
 
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["in front", "behind"])
+def interrupts(request: pytest.FixtureRequest) -> Iterator[object]:
+    """What Ctrl-C does: in a terminal, or where a script started the process with `&`."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
+
+
 def test_one_that_is_not_heard_of_is_followed_elsewhere_and_finds_out(
-    storage_uri: str, become: Node
+    storage_uri: str, become: Node, interrupts: object
 ) -> None:
     asleep = taken(mirror.local_path(storage_uri), beat_s=5)  # not while the other takes over
     asleep.__enter__()
@@ -52,6 +63,17 @@ def test_one_that_is_not_heard_of_is_followed_elsewhere_and_finds_out(
         works_on()
     with pytest.raises(SweepLockedError, match="taken over by another machine"):
         asleep.__exit__(None, None, None)
+    assert signal.getsignal(signal.SIGINT) == interrupts
+
+
+def test_one_that_ignores_interrupts_goes_on_ignoring_those_from_outside(storage_uri: str) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with taken(mirror.local_path(storage_uri)):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def works_on() -> None:
