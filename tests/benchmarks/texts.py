@@ -228,7 +228,7 @@ class Phases:
         experiment = self.bench.experiment(self.strategy)
         io = self.bench.io(experiment, "phases")
         network = build_network(experiment, io)
-        (phase,) = compile_phases(self.strategy, len(network.backbone.stages))
+        (phase,) = compile_phases(self.strategy, network.backbone.n_stages)
         loss = Loss(experiment.task, self.strategy, class_weights=None)
         workers = Workers(rank=0, world_size=1, device=CPU)
         phase = phase if self.stored else replace(phase, same_inputs=False)
