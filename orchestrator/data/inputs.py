@@ -18,6 +18,7 @@ from orchestrator.spec.strategy import Augment
 Prepared = Pixels | TokenRows
 
 GROUPED_BATCHES = 50  # batches whose texts are sorted by length together
+LEAST_STRETCHES = 4  # of an epoch: few texts sorted as one would meet the same neighbours each time
 
 
 def taken(prepared: Prepared, rows: Indices) -> Prepared:
@@ -88,7 +89,7 @@ def training_batches(
 ) -> list[Indices]:
     """The training pieces in an order drawn from (seed, epoch), cut into batches.
 
-    Texts of like length share a batch, so that little of it is padding: within stretches of
+    Texts of like length share a batch, so that little of it is padding: within stretches of at most
     GROUPED_BATCHES batches they are sorted, and the batches are then drawn in any order.
     """
     pieces = pieces_of(examples, contract)
@@ -98,7 +99,8 @@ def training_batches(
     lengths = pieces.lengths()
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(rows)
-    stretch = GROUPED_BATCHES * batch_size
+    grouped = min(GROUPED_BATCHES, max(1, len(rows) // (LEAST_STRETCHES * batch_size)))
+    stretch = grouped * batch_size
     batches = []
     for start in range(0, len(order), stretch):
         part = order[start : start + stretch]

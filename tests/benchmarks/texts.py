@@ -20,7 +20,6 @@ from orchestrator.data.examples import Examples
 from orchestrator.data.preparing import prepare_data
 from orchestrator.data.tokens import ensure_tokens
 from orchestrator.features.store import FeatureStore
-from orchestrator.models.classifier import build_classifier_head
 from orchestrator.spec.backbones import facts_of
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.experiment import Experiment
@@ -29,15 +28,16 @@ from orchestrator.spec.strategy import FeatureExtraction, Full, Partial, Strateg
 from orchestrator.spec.text_encoders import encoder_tokenizer, tokenizer_digest
 from orchestrator.spec.vetted import with_defaults
 from orchestrator.tasks.losses import Loss
+from orchestrator.training.optimization import build_schedule
 from orchestrator.training.phase_run import PhaseRun
-from orchestrator.training.phases import compile_phases
+from orchestrator.training.phases import Phase, compile_phases
 from orchestrator.training.trial import TrialResult, build_network, run_trial
 from orchestrator.training.workers import Workers
 from tests.benchmarks.harness import Measured, paired
 from tests.benchmarks.heads import trained
 from tests.benchmarks.material import Kind, write_news
 from tests.orchestrator.training.small_texts import text_experiment_of
-from tests.orchestrator.training.small_trials import CPU, MakeIO, MemoryIO, initial_backbone
+from tests.orchestrator.training.small_trials import CPU, MakeIO, MemoryIO
 
 LENGTH, BATCH, EPOCHS, RATE, THREADS = 256, 16, 1, 1e-4, 2
 N_TEXTS: dict[Kind, int] = {"paragraphs": 480, "articles": 160}
@@ -49,9 +49,9 @@ CONFIDENCE = 0.99  # that a difference within the tolerance is one of seeds
 def t1_and_t2(folder: Path) -> list[Measured]:
     """Texts a second of our loop over those of the Trainer, padding by batch and padding to 256.
 
-    All of MiniLM is fine-tuned: mean over tokens, one linear layer, AdamW fused, 10 % linear
-    warm-up then cosine, clipping at 1; each run trains EPOCHS epochs under a seed of its own. With
-    batches made alike, the last losses must be equal within what the seeds make of them.
+    All of MiniLM is fine-tuned: mean over tokens, standardised, one linear layer, AdamW fused, 10 %
+    linear warm-up then cosine, clipping at 1; each run trains EPOCHS epochs under a seed of its
+    own. With batches made alike, the last losses must be equal within what the seeds make of them.
     """
     values = {"epochs": EPOCHS, "batch_size": BATCH, "backbone_lr": RATE, "head_lr": RATE}
     values |= {"stage_decay": 1.0, "warm_up_epochs": 0}
@@ -63,7 +63,7 @@ def t1_and_t2(folder: Path) -> list[Measured]:
         ("T2", "paragraphs", f"our text loop against padding to {LENGTH}, texts/s", "max_length"),
     ):
         bench = TextBench.written(folder / name / kind, kind)
-        ours, theirs = OurTraining(bench, strategy), TrainerTraining(bench, padding)
+        ours, theirs = OurTraining(bench, strategy), TrainerTraining(bench, strategy, padding)
         ratio, a, b = paired(ours.run, theirs.run, pairs=PAIRS)
         rows.append(
             Measured(
@@ -273,30 +273,48 @@ class Bank:
 
 
 class MeanClassifier(nn.Module):
-    """What users of the Trainer write for an encoder without a pooler: mean, one linear layer."""
+    """What users of the Trainer write for an encoder without a pooler: a mean, then our head."""
 
-    def __init__(self, encoder: Any, layer: nn.Linear) -> None:
+    def __init__(self, encoder: Any, head: nn.Module) -> None:
         super().__init__()
-        self.encoder, self.layer = encoder, layer
+        self.encoder, self.head = encoder, head
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Any]:
         """The loss, and the outputs that it is of."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         weights = attention_mask[..., None].to(states.dtype)
-        logits = self.layer((states * weights).sum(1) / weights.sum(1))
+        logits = self.head((states * weights).sum(1) / weights.sum(1))
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
+class OnOurCourse(transformers.Trainer):
+    """Its own schedule would spend the first of a few steps at a rate of zero."""
+
+    def __init__(self, phase: Phase, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._phase = phase
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        """The rates of our loop."""
+        optimizer = optimizer or self.optimizer
+        steps = num_training_steps // self._phase.epochs
+        self.lr_scheduler = build_schedule(self._phase, optimizer, steps_per_epoch=steps)
+        return self.lr_scheduler
+
+
 class TrainerTraining:
-    """The Trainer on the same texts, from the same initial weights.
+    """The Trainer on the same texts, from the same initial weights, on the same course of rates.
 
     Args:
         bench: The texts and the encoder.
+        strategy: What ours trains by.
         padding: `longest` of each batch, whose texts are then of like length, or `max_length`.
     """
 
-    def __init__(self, bench: TextBench, padding: str) -> None:
-        self._bench, self._padding = bench, padding
+    def __init__(self, bench: TextBench, strategy: Full, padding: str) -> None:
+        self._bench, self._strategy, self._padding = bench, strategy, padding
         tokenizer = encoder_tokenizer(bench.encoder)
         tokenizer.enable_truncation(LENGTH)
         rows = bench.examples.indices("train")
@@ -318,22 +336,19 @@ class TrainerTraining:
     def run(self) -> None:
         """EPOCHS epochs; keeps the last one's mean loss."""
         seed = len(self.losses)
-        strategy = FeatureExtraction(seed=seed, pooling="mean")
-        backbone = initial_backbone(self._bench.encoder, LENGTH)
-        head = build_classifier_head(backbone, strategy, n_outputs=len(self._bench.examples.labels))
-        layer = head.layers[-1]
-        assert isinstance(layer, nn.Linear)
+        experiment = self._bench.experiment(self._strategy.model_copy(update={"seed": seed}))
+        network = build_network(experiment, self._bench.io(experiment, "phases"))
+        (phase,) = compile_phases(self._strategy, network.backbone.n_stages)
         encoder = transformers.AutoModel.from_pretrained(self._bench.encoder.folder)
         grouped = self._padding == "longest"
-        trainer = transformers.Trainer(
-            model=MeanClassifier(encoder, layer),
+        trainer = OnOurCourse(
+            phase,
+            model=MeanClassifier(encoder, network.head),
             args=transformers.TrainingArguments(
                 output_dir=str(self._bench.scratch / "trainer"),
                 num_train_epochs=EPOCHS,
                 per_device_train_batch_size=BATCH,
                 learning_rate=RATE,
-                lr_scheduler_type="cosine",
-                warmup_steps=0.1,
                 weight_decay=1e-2,
                 max_grad_norm=1.0,
                 optim="adamw_torch_fused",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator.data.examples import Example, Examples
-from orchestrator.data.inputs import GROUPED_BATCHES, iterate_inputs, training_batches
+from orchestrator.data.inputs import iterate_inputs, training_batches
 from orchestrator.data.texts import text_hash
 from orchestrator.data.tokens import Frame, TokenRows, TokenTable, ensure_tokens, window
 from orchestrator.spec.parts import TextContract
@@ -87,9 +87,18 @@ def test_batches_hold_texts_of_like_length_and_each_text_once(tmp_path: Path) ->
         int((lengths[b].max() - lengths[b]).sum()) for b in np.split(rng.permutation(600), 75)
     )
     assert padding < unsorted / 10
-    assert GROUPED_BATCHES * 8 < 600, "more than one stretch is tested"
     longest = [int(lengths[b].max()) for b in batches[:20]]
     assert longest != sorted(longest, reverse=True)
+
+
+def test_few_texts_meet_others_in_every_epoch(tmp_path: Path) -> None:
+    examples = examples_of(tmp_path, ["cat " * n for n in range(1, 65)])
+    ensure_tokens(examples, TOKENIZER, DIGEST)
+    pairs = []
+    for epoch in (1, 2):
+        batches = training_batches(examples, contract=CONTRACT, batch_size=8, seed=1, epoch=epoch)
+        pairs.append({(a, b) for batch in batches for a in batch for b in batch if a < b})
+    assert len(pairs[0] & pairs[1]) < len(pairs[0]) / 2  # sorted as one they would be all of them
 
 
 def test_inputs_are_read_in_the_views_asked_for(tmp_path: Path) -> None:
