@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import transformers
 from scipy import stats
-from torch import Tensor, nn
 
 from jobs.bbc_news import write_encoder
 from orchestrator.data.examples import Examples
@@ -28,14 +25,19 @@ from orchestrator.spec.strategy import FeatureExtraction, Full, Partial, Strateg
 from orchestrator.spec.text_encoders import encoder_tokenizer, tokenizer_digest
 from orchestrator.spec.vetted import with_defaults
 from orchestrator.tasks.losses import Loss
-from orchestrator.training.optimization import build_schedule
 from orchestrator.training.phase_run import PhaseRun
-from orchestrator.training.phases import Phase, compile_phases
+from orchestrator.training.phases import compile_phases
 from orchestrator.training.trial import TrialResult, build_network, run_trial
 from orchestrator.training.workers import Workers
 from tests.benchmarks.harness import Measured, paired
 from tests.benchmarks.heads import trained
 from tests.benchmarks.material import Kind, write_news
+from tests.orchestrator.training.library_trainer import (
+    MeanClassifier,
+    OnOurCourse,
+    padding_collator,
+    settings_of,
+)
 from tests.orchestrator.training.small_texts import text_experiment_of
 from tests.orchestrator.training.small_trials import CPU, MakeIO, MemoryIO
 
@@ -272,38 +274,6 @@ class Bank:
         self.results = trained(self._heads, self._bench.io(self._heads[0], "bank"))
 
 
-class MeanClassifier(nn.Module):
-    """What users of the Trainer write for an encoder without a pooler: a mean, then our head."""
-
-    def __init__(self, encoder: Any, head: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.head = encoder, head
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Any]:
-        """The loss, and the outputs that it is of."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        weights = attention_mask[..., None].to(states.dtype)
-        logits = self.head((states * weights).sum(1) / weights.sum(1))
-        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
-
-
-class OnOurCourse(transformers.Trainer):
-    """Its own schedule would spend the first of a few steps at a rate of zero."""
-
-    def __init__(self, phase: Phase, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._phase = phase
-
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> Any:
-        """The rates of our loop."""
-        optimizer = optimizer or self.optimizer
-        steps = num_training_steps // self._phase.epochs
-        self.lr_scheduler = build_schedule(self._phase, optimizer, steps_per_epoch=steps)
-        return self.lr_scheduler
-
-
 class TrainerTraining:
     """The Trainer on the same texts, from the same initial weights, on the same course of rates.
 
@@ -324,13 +294,7 @@ class TrainerTraining:
             for i, label in zip(rows, labels[rows], strict=True)
         ]
         tokenizer.no_truncation()
-        self._collate: Callable[..., Any] = transformers.DataCollatorWithPadding(
-            transformers.PreTrainedTokenizerFast(
-                tokenizer_object=tokenizer, pad_token="[PAD]", model_max_length=LENGTH
-            ),
-            padding=padding,
-            max_length=LENGTH,
-        )
+        self._collate = padding_collator(tokenizer, size=LENGTH, padding=padding)
         self.losses: list[float] = []
 
     def run(self) -> None:
@@ -344,28 +308,17 @@ class TrainerTraining:
         trainer = OnOurCourse(
             phase,
             model=MeanClassifier(encoder, network.head),
-            args=transformers.TrainingArguments(
-                output_dir=str(self._bench.scratch / "trainer"),
-                num_train_epochs=EPOCHS,
-                per_device_train_batch_size=BATCH,
-                learning_rate=RATE,
-                weight_decay=1e-2,
-                max_grad_norm=1.0,
-                optim="adamw_torch_fused",
-                train_sampling_strategy="group_by_length" if grouped else "random",
+            args=settings_of(
+                phase,
+                self._bench.scratch / "trainer",
+                batch_size=BATCH,
+                lr=RATE,
                 seed=seed,
-                use_cpu=True,
-                report_to=[],
-                save_strategy="no",
+                train_sampling_strategy="group_by_length" if grouped else "random",
                 logging_strategy="epoch",
-                disable_tqdm=True,
-                dataloader_pin_memory=False,
             ),
             train_dataset=self._rows,
             data_collator=self._collate,
         )
-        trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
-        self.losses.append(
-            [float(row["loss"]) for row in trainer.state.log_history if "loss" in row][-1]
-        )
+        self.losses.append(trainer.losses[-1])
