@@ -87,12 +87,12 @@ def questions_of(inputs: Sequence[str]) -> Iterator[str]:
     """
     for text in inputs:
         if text == "-":
-            lines: Sequence[str] = sys.stdin.read().splitlines()
+            lines: Sequence[str] = sys.stdin.read().split("\n")
         elif text.lstrip().startswith("{"):
             lines = [text]
         else:
             try:
-                lines = Path(text).expanduser().read_text(encoding="utf-8-sig").splitlines()
+                lines = Path(text).expanduser().read_text(encoding="utf-8-sig").split("\n")
             except (OSError, UnicodeDecodeError) as err:
                 raise DataError(
                     f"{text}: cannot be read ({err}). Give a JSONL file with an object "

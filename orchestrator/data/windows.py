@@ -29,6 +29,7 @@ from orchestrator.tasks.annotations import (
 )
 from orchestrator.tasks.metrics import Floats
 from orchestrator.tasks.question_answering import QuestionAnswering, Window
+from orchestrator.tasks.tags import OUTSIDE
 from orchestrator.tasks.task import Said, Task
 from orchestrator.tasks.token_classification import TokenClassification
 
@@ -203,19 +204,23 @@ def words_of(own: Encoding, text: str) -> tuple[Span, ...]:
 def first_tokens(text: Encoded, words: Sequence[Span]) -> Indices:
     """The word whose first token each token is, or NO_WORD: int64 [T].
 
-    The first token of a word carries its tag, the others are left alone (Devlin et al., NAACL
-    2019, section 5.3).
+    The first token of a word says its tag (Devlin et al., NAACL 2019, section 5.3).
     """
+    around = tokens_words(text, words)
+    _, first = np.unique(around, return_index=True)
     found = np.full(len(text.ids), NO_WORD, np.int64)
+    found[first] = around[first]
+    return found
+
+
+def tokens_words(text: Encoded, words: Sequence[Span]) -> Indices:
+    """The word that each token begins in, or NO_WORD: int64 [T]."""
     if not words:
-        return found
+        return np.full(len(text.ids), NO_WORD, np.int64)
     bounds = np.asarray(words, np.int64)
     at = np.searchsorted(bounds[:, 0], text.spans[:, 0], side="right") - 1
     inside = (at >= 0) & (text.spans[:, 0] < bounds[at, 1]) & (text.spans[:, 0] < text.spans[:, 1])
-    _, first = np.unique(np.where(inside, at, NO_WORD), return_index=True)
-    chosen = first[inside[first]]
-    found[chosen] = at[chosen]
-    return found
+    return np.where(inside, at, NO_WORD)
 
 
 def window_targets(
@@ -300,10 +305,31 @@ def _put_tags(
     window: Span,
     number: dict[str, int],
 ) -> None:
+    """Tags for the first token of each word, and for what raw texts will have as words inside it.
+
+    Data has words such as "Coca-Cola" and "U.S.", of which tokenizers make several: without tags
+    of their own, a network would never have learnt what to say at "-" and at "Cola".
+    """
     start, stop = window
-    first = first_tokens(text, truth.words)[start:stop]
-    for token in np.flatnonzero(first != NO_WORD):
-        row[token] = number[truth.tags[first[token]]]
+    around, first = tokens_words(text, truth.words), first_tokens(text, truth.words)
+    for token in np.flatnonzero(around[start:stop] != NO_WORD):
+        tag = truth.tags[around[start + token]]
+        if first[start + token] != NO_WORD:
+            row[token] = number[tag]
+        elif _begins_part(truth.text, text.spans[start + token - 1], text.spans[start + token]):
+            row[token] = number[tag if tag == OUTSIDE else f"I-{tag[2:]}"]
+
+
+def _begins_part(text: str, before: Indices, own: Indices) -> bool:
+    """Whether a token within a word is where a tokenizer may begin another: at another kind of
+    character, and at any punctuation.
+    """
+    kinds = [_kind(text[max(0, before[1] - 1)]), _kind(text[own[0]])]
+    return kinds[0] != kinds[1] or kinds[1] == "P"
+
+
+def _kind(character: str) -> str:
+    return unicodedata.category(character)[0]
 
 
 def _put_ends(
@@ -339,7 +365,7 @@ def _trimmed(text: str, start: int, end: int) -> Span:
 
 
 def _is_punctuation(character: str) -> bool:
-    return unicodedata.category(character).startswith("P")
+    return _kind(character) == "P"
 
 
 def _find(whole: Sequence[int], part: Sequence[int], start: int) -> int:

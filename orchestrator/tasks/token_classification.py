@@ -54,8 +54,8 @@ class TokenClassification:
     def metrics(self, said: Sequence[Floats], truth: Sequence[TaggedText]) -> dict[str, float]:
         """Entities by precision, recall and F1; words by accuracy, log_loss and ece.
 
-        An entity counts as found when its kind, first and last word are right, by seqeval's strict
-        reading of IOB2: one whose first predicted tag is no B- is none.
+        An entity counts as found when its kind, first and last word are right. What is predicted is
+        read as `entities` answers it; what is true, by seqeval's strict reading of IOB2.
         """
         counts = self.entity_counts(said, truth).sum(axis=(0, 1))
         probs, targets = self._words(said, truth)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from orchestrator.data.tokens import TokenRows
 from orchestrator.data.windows import (
@@ -14,6 +15,7 @@ from orchestrator.data.windows import (
     Cutter,
     Layout,
     encode,
+    encoded,
     first_tokens,
     said_of,
     window_targets,
@@ -42,8 +44,11 @@ def cutter(*, pair: bool = False, size: int = 16, overlap: int = 4) -> Cutter:
 def tagged(n_words: int, seed: int) -> TaggedText:
     rng = np.random.default_rng(seed)
     words = [str(word) for word in rng.choice(WORDS, n_words)]
+    return text_of_words(words, [str(tag) for tag in rng.choice(["O", "B-LOC", "B-PER"], n_words)])
+
+
+def text_of_words(words: Sequence[str], tags: Sequence[str]) -> TaggedText:
     starts = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
-    tags = [str(tag) for tag in rng.choice(["O", "B-LOC", "B-PER"], n_words)]
     spans = tuple((int(s), int(s) + len(w)) for s, w in zip(starts, words, strict=True))
     return TaggedText(" ".join(words), spans, tuple(tags))
 
@@ -181,6 +186,67 @@ def test_only_the_first_token_of_a_word_carries_its_tag() -> None:
     tokens = encode(tiny_tokenizer(), text)
     first = first_tokens(tokens, text.words)
     assert first.tolist() == [0, *[NO_WORD] * 5, 1, 2]
+
+
+SAID = (
+    ("He", "O"),
+    ("left", "O"),
+    ("Coca-Cola", "B-ORG"),
+    ("U.S.", "B-LOC"),
+    ("Inc", "I-LOC"),
+    ("COVID19", "B-ORG"),
+    ("1996-08-22", "O"),
+    ("...", "O"),
+)
+
+
+def word_piece() -> Tokenizer:
+    return tiny_tokenizer()
+
+
+def byte_level() -> Tokenizer:
+    """As RoBERTa's: letters, digits and punctuation are words of their own."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(["He left Coca-Cola"], trainers.BpeTrainer(initial_alphabet=alphabet))
+    return made
+
+
+def sentence_piece() -> Tokenizer:
+    """As XLM-R's and DeBERTa-v3's: words are what spaces separate."""
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=60, unk_token="<unk>", special_tokens=["<unk>"])
+    made.train_from_iterator([" ".join(word for word, _ in SAID)] * 20, trainer)
+    return made
+
+
+@pytest.mark.parametrize("tokenizer", [word_piece, byte_level, sentence_piece])
+def test_whatever_raw_texts_have_as_words_is_learnt(tokenizer: Callable[[], Tokenizer]) -> None:
+    text = text_of_words([word for word, _ in SAID], [tag for _, tag in SAID])
+    own = tokenizer().encode(text.text, add_special_tokens=False)
+    tokens = encoded(own, text)
+    made = cutter(size=256)
+    task = build_task(TaskSpec(kind="token-classification", labels=("LOC", "ORG")))
+    assert isinstance(task, TokenClassification)
+    (row,) = window_targets([(tokens, text, (0, len(tokens.ids)))], made, task)
+    learnt = row[made.before(tokens) :]
+    served = TaggedText(text.text, words_of(own, text.text), ())
+    assert len(served.words) > len(SAID)
+    for token, word in enumerate(first_tokens(tokens, served.words)):
+        if word == NO_WORD:
+            continue
+        start, _ = served.words[word]
+        of_data = next(i for i, (a, b) in enumerate(text.words) if a <= start < b)
+        tag = text.tags[of_data]
+        inner = start > text.words[of_data][0] and tag != "O"
+        assert task.spec.outputs[learnt[token]] == (f"I-{tag[2:]}" if inner else tag), word
+    # What is learnt, said of a raw text, are the entities of the data.
+    outputs = np.eye(task.n_outputs)[row.clip(min=0)]
+    said = said_of(tokens, served, [((0, len(tokens.ids)), outputs)], made, task)
+    found = task.answer(said, top=1, of=served)["entities"]
+    assert [entity["text"] for entity in found] == ["Coca-Cola", "U.S. Inc", "COVID19"]
 
 
 def test_a_word_of_which_the_tokenizer_makes_nothing_has_no_entity() -> None:
