@@ -18,6 +18,7 @@ from jobs.label_arguments import (
 from jobs.registry_arguments import add_registry_argument
 from jobs.runtime_arguments import add_runtime_arguments
 from jobs.terminal import Terminal
+from orchestrator.errors import DataError
 from orchestrator.spec.prompts import LabelSet, with_templates
 
 BATCH_SIZE = 32
@@ -66,6 +67,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         for line in prepared.audit.lines():
             terminal.say(f"data: {line}")
         rows = np.arange(len(examples))
+        if not len(rows):
+            raise DataError(f"{location}: holds no example. Nothing can be measured on it")
         task, preparer = calibrated_task(predictor.manifest), predictor.preparer
         parts: list[Any] = []
         with ThreadPoolExecutor(args.threads) as pool:

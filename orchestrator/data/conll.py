@@ -11,6 +11,8 @@ COLUMNS = range(2, 5)
 DOCUMENT = "-DOCSTART-"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SPACES = re.compile(" +")
+# Of CoNLL-U and MultiCoNER; a sentence may well begin with the word "#".
+_COMMENT = re.compile(r"#\s(\w+ = |id |newdoc|newpar)")
 
 
 def parse_conll(text: str, location: str) -> Iterator[tuple[list[str], list[str]]]:
@@ -18,7 +20,7 @@ def parse_conll(text: str, location: str) -> Iterator[tuple[list[str], list[str]
 
     The first of two to four columns is the word and the last its tag, separated by spaces, or by
     tabs where a line has any: a word may hold other white space. Lines of the mark -DOCSTART- are
-    left out.
+    left out, and so are comments between sentences (`# sent_id = 1`).
 
     Args:
         text: The file's.
@@ -36,6 +38,8 @@ def parse_conll(text: str, location: str) -> Iterator[tuple[list[str], list[str]
             if words:
                 yield words, tags
             words, tags = [], []
+            continue
+        if not words and _COMMENT.match(line):
             continue
         if len(columns) not in COLUMNS:
             raise DataError(

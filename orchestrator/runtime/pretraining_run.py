@@ -174,6 +174,9 @@ def _awaited(ref: Any, signals: Signals, said: Callable[[str], None]) -> bool:
         if isinstance(err.cause, OrchestratorError):
             raise err.cause from err
         raise OrchestratorError(f"the pretraining failed: {error_text(err.cause)}") from err
+    except ray.exceptions.RayError as err:
+        told = f"the pretraining's worker died ({error_text(err)})"
+        raise OrchestratorError(f"{told}. The same command goes on where it stood") from err
     finally:
         ray.cancel(ref, force=True)
 

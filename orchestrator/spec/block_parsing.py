@@ -440,8 +440,9 @@ def _overlap_faults(block: Block, key: str) -> list[Fault]:
     if not shared:
         return []
     backbones = map(BackboneSpec.model_validate, block.dimensions["backbone"].extremes)
-    sizes = [facts_of(spec).input.size for spec in backbones]
-    sizes += [value for value in length.extremes if value is not None] if length else []
+    sizes = [value for value in length.extremes if value is not None] if length else []
+    if length is None or None in length.extremes:
+        sizes += [facts_of(spec).input.size for spec in backbones]
     if max(shared) <= min(sizes) // 2:
         return []
     told = f"{max(shared)} is more than half of the {min(sizes)} tokens of a window"

@@ -99,8 +99,7 @@ class MaskedLanguageObjective:
 
     def loss(self, module: nn.Module, batch: _Batch) -> Tensor:
         """Summed cross-entropy of the hidden tokens."""
-        logits: Tensor = module(batch.tokens, batch.chosen)
-        return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
+        return _summed(module(batch.tokens, batch.chosen), batch)
 
     def optimizer(self, groups: tuple[ParamGroup, ...]) -> Optimizer:
         """AdamW."""
@@ -116,11 +115,15 @@ class MaskedLanguageObjective:
 
     @torch.inference_mode()
     def measure(self) -> Measures:
-        """Cross-entropy and perplexity of the same hidden tokens of the held-out rows each time."""
+        """Cross-entropy and perplexity of the same hidden tokens of the held-out rows each time.
+
+        In full precision: once prepared for training, the model as a whole computes in half.
+        """
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self._workers.device)
         for batch in self._measured():
-            sums[0] += self.loss(self.model, batch)
+            states = self.model.encode(batch.tokens)[batch.chosen]
+            sums[0] += _summed(self.model.tell(states), batch)
             sums[1] += len(batch.targets)
         total, n_units = self._workers.total(sums).tolist()
         loss = total / n_units
@@ -192,7 +195,9 @@ class MaskedLanguageObjective:
                 optimizer.zero_grad(set_to_none=True)
                 F.cross_entropy(self.model.tell(states[rows]), targets[rows]).backward()
                 optimizer.step()
-            losses.append(self._head_loss(held, truth))
+            # Each worker trains the head, and all leave off by the first one's losses.
+            loss = torch.tensor([self._head_loss(held, truth)], dtype=torch.float64)
+            losses.append(self._of_first(loss.to(states.device)).item())
             waited = 0 if losses[-1] < best * (1 - LEAST_GAIN) else waited + 1
             if losses[-1] < best:
                 best, kept = losses[-1], [p.detach().clone() for p in head]
@@ -203,10 +208,15 @@ class MaskedLanguageObjective:
                 waited = 0
                 optimizer.param_groups[0]["lr"] *= FALL
                 _copy(kept, head)
-        _copy(kept, head)
+        _copy([self._of_first(parameter) for parameter in kept], head)
         self.model.requires_grad_(True)
         self.model.zero_grad(set_to_none=True)
         return losses
+
+    def _of_first(self, tensor: Tensor) -> Tensor:
+        """The first worker's values."""
+        mine = tensor if self._workers.rank == 0 else torch.zeros_like(tensor)
+        return self._workers.total(mine)
 
     @torch.inference_mode()
     def _head_loss(self, states: Tensor, targets: Tensor) -> float:
@@ -283,6 +293,10 @@ def _second_time(action: Callable[[], _T]) -> tuple[float, _T]:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started_s, found
+
+
+def _summed(logits: Tensor, batch: _Batch) -> Tensor:
+    return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
 
 
 def _blocks(rows: Indices) -> list[Indices]:

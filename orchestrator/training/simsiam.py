@@ -147,7 +147,8 @@ class SimSiamObjective:
         sums = torch.zeros(2, dtype=torch.float64, device=device)
         moments = torch.zeros(2, PROJECTED, dtype=torch.float64, device=device)
         for views in self._decoded(blocks, 0):
-            losses, projected = self.network(*views)
+            # In full precision: once prepared for training, calling it computes in half.
+            losses, projected = SiameseNetwork.forward(self.network, *views)
             unit = F.normalize(projected.double(), dim=1)
             sums += torch.tensor([float(losses.sum()), len(losses)], device=device)
             moments += torch.stack([unit.sum(0), unit.square().sum(0)])

@@ -166,7 +166,9 @@ def test_questions_come_as_lines_of_a_file_and_of_stdin(
     folder = sweeps["question-answering"]
     bundle = bundle_trial(folder, next(iter(folder.records().values())))
     line = json.dumps({"question": "Who leads it?", "context": "It is led by Anna Novak ."})
-    (tmp_path / "questions.jsonl").write_text(f"{line}\n\n{line}\n")
+    # What other programs take for the end of a line may stand within a JSON string.
+    apart = line.replace("led by", "led\u2028by\x85")
+    (tmp_path / "questions.jsonl").write_text(f"{line}\n\n{apart}\n", encoding="utf-8")
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{line}\nnonsense\n"))
     code, found = run("predict", str(bundle.path), str(tmp_path / "questions.jsonl"), "-", line)
     assert code == 1

@@ -35,6 +35,11 @@ def test_white_space_that_is_neither_space_nor_tab_belongs_to_the_word() -> None
     ]
 
 
+def test_comments_before_a_sentence_are_left_out_and_a_hash_is_a_word() -> None:
+    text = "# sent_id = 1\n# text = It is\nIt O\n\n# id 5628 domain=train\n# O\n1 B-RANK\n"
+    assert list(parse_conll(text, "x")) == [(["It"], ["O"]), (["#", "1"], ["O", "B-RANK"])]
+
+
 @pytest.mark.parametrize("line", ["alone", "1 2 3 4 5"])
 def test_another_number_of_columns_is_named_by_its_line(line: str) -> None:
     with pytest.raises(DataError, match=r"names.conll, line 2: \d columns, where"):

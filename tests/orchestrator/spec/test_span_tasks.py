@@ -75,6 +75,8 @@ def test_overlap_is_for_tokens_and_at_most_half_of_a_window(tmp_path: Path) -> N
     told = faults(tmp_path, NAMES, block={"overlap": 20, "max_length": 32})
     assert "20 is more than half of the 32 tokens of a window. Use at most 16" in told
     assert "more than half of the 64" in faults(tmp_path, NAMES, block={"overlap": 40})
+    long = str(write_encoder(tmp_path / "long", positions=600))  # 512 unless it is told otherwise
+    parsed(tmp_path, NAMES, block={"backbone": long, "overlap": 280, "max_length": 580})
 
 
 def test_pooling_none_cannot_be_asked_for(tmp_path: Path) -> None:
