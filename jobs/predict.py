@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from jobs.terminal import Terminal
 from orchestrator.errors import DataError, SpecError
 from orchestrator.spec.parts import modality_of
 
+_FILE_NAME = re.compile(r"(/|\./|\.\./|~/)\S+|\S+\.(txt|csv|tsv|json|jsonl|md|parquet)")
 LONGEST_PATH = 255
 
 
@@ -109,7 +111,7 @@ def inputs_of(inputs: Sequence[str], *, texts: bool) -> Iterator[Path | str]:
         texts: Whether what is no file is an input itself.
 
     Raises:
-        DataError: A name is neither.
+        DataError: A name is neither; what looks like a file's name is no text.
     """
     for text in inputs:
         path = Path(text).expanduser() if len(text) < LONGEST_PATH and "\n" not in text else None
@@ -118,7 +120,7 @@ def inputs_of(inputs: Sequence[str], *, texts: bool) -> Iterator[Path | str]:
             yield from (file for file in below if not _is_hidden(file.relative_to(path)))
         elif path is not None and path.exists():
             yield path
-        elif texts:
+        elif texts and not _FILE_NAME.fullmatch(text):
             yield text
         else:
             raise DataError(f"{text}: no such file or folder")

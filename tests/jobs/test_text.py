@@ -187,6 +187,11 @@ def test_texts_of_several_labels_come_to_a_bundle_that_answers_at_its_threshold(
         of_label = (np.array(said) & truth).sum(axis=0) / truth.sum(axis=0)
         assert recalls == pytest.approx(dict(zip(examples.labels, of_label, strict=True)))
     assert right[0] > right[1], "at 0.99 it answers less than at 0.5"
+    (tmp_path / "none.csv").write_text("text,labels\n")
+    assert main(["evaluate", str(folder), str(tmp_path / "none.csv")]) == 3
+    assert main(["predict", str(folder), "artcle.txt"]) == 3
+    assert "artcle.txt: no such file or folder" in capfd.readouterr().err
+    assert main(["predict", str(folder), "and/or", "a cat."]) == 0
 
 
 def test_the_report_shows_the_texts_that_were_answered_wrongly(sweep: SweepFolder) -> None:
