@@ -48,7 +48,7 @@ class Adaptation:
         if self.twin is None or self.gain is None:
             return "its twin without pretraining has no score, so the gain is not known"
         if self.gain.interval is None:
-            return "without an interval, since predictions are missing"
+            return "without an interval: predictions are missing, or too many for this metric"
         if not self.gain.clear:
             return "no clear gain: the difference is within noise"
         return "a clear gain" if self.gain.value > 0 else "it does not help: the score fell"

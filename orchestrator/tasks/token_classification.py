@@ -146,7 +146,17 @@ class TokenClassification:
     def scorer(
         self, said: Sequence[Floats], truth: Sequence[TaggedText], metric: Metric
     ) -> Callable[[Ints], float] | None:
-        """A metric as a function of the chosen texts; None for those that are not of entities."""
+        """A metric as a function of the chosen texts; None for the calibration error."""
+        if metric in ("accuracy", "log_loss"):
+            probs, targets = self._words(said, truth)
+            right = probs[np.arange(len(targets)), targets]
+            hits = (probs.argmax(axis=1) == targets).astype(np.float64)
+            of_word = hits if metric == "accuracy" else -np.log(np.clip(right, _TINY, 1))
+            lengths = np.array([len(text.words) for text in truth])
+            of_text = np.bincount(
+                np.repeat(np.arange(len(truth)), lengths), of_word, minlength=len(truth)
+            )
+            return lambda rows: _ratio(of_text[rows].sum(), lengths[rows].sum())
         counts = self.entity_counts(said, truth).sum(axis=1)
 
         def score(rows: Ints) -> float:

@@ -100,7 +100,10 @@ def test_intervals_are_of_the_tasks_own_metrics(names: Predictions, questions: P
     exact = interval_of(questions, "exact_match")
     assert exact is not None
     assert exact.low < 1 / 3 < exact.high
-    assert interval_of(names, "log_loss") is None
+    loss = interval_of(names, "log_loss")
+    assert loss is not None
+    assert 0 < loss.low < loss.high
+    assert interval_of(names, "ece") is None
     better = predictions(QUESTIONS, [questions.probs[0]] * 3, list(questions.truth))
     gain = paired_gain(better, questions, ObjectiveSpec(metric="f1_span"))
     assert gain is not None

@@ -112,7 +112,14 @@ def test_the_metric_of_a_resample_counts_a_text_as_often_as_it_is_drawn() -> Non
     score = TASK.scorer(said, truth, "recall_entity")
     assert score is not None
     assert score(np.array([0, 0, 1])) == pytest.approx(2 / 3)
-    assert TASK.scorer(said, truth, "log_loss") is None
+    whole, some = TASK.metrics(said, truth), np.array([0, 0, 1])
+    chosen = TASK.metrics([said[i] for i in some], [truth[i] for i in some])
+    for metric in ("accuracy", "log_loss"):
+        score = TASK.scorer(said, truth, metric)
+        assert score is not None
+        assert score(np.arange(len(truth))) == pytest.approx(whole[metric])
+        assert score(some) == pytest.approx(chosen[metric])
+    assert TASK.scorer(said, truth, "ece") is None
 
 
 def test_what_is_kept_comes_back_text_by_text() -> None:
