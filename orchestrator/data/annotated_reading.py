@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -272,6 +273,7 @@ class _Asked:
         self._empty: list[str] = []
         self._moved: list[str] = []
         self._absent: list[str] = []
+        self._joined: list[str] = []
         self._n = 0
 
     def annotations(self, records: Iterable[Written]) -> Iterator[tuple[int, Annotation]]:
@@ -297,7 +299,33 @@ class _Asked:
                 self._moved.append(uri)
             kept.append((number, Question(asked, passage, found.answers)))
         faults.raise_all()
-        yield from kept
+        yield from self._with_answers_joined(kept)
+
+    def _with_answers_joined(
+        self, rows: list[tuple[int, Annotation]]
+    ) -> Iterator[tuple[int, Annotation]]:
+        """A row an annotator becomes a question that takes each of their answers.
+
+        Equal rows stay: they are copies. So does one that finds an answer where another finds
+        none: they contradict each other.
+        """
+        same: dict[tuple[str, str], list[Question]] = defaultdict(list)
+        for _, asked in rows:
+            assert isinstance(asked, Question)
+            if asked.answers:
+                same[asked.question, asked.context].append(asked)
+        told: set[tuple[str, str]] = set()
+        for number, asked in rows:
+            assert isinstance(asked, Question)
+            key = (asked.question, asked.context)
+            if len({question.answers for question in same[key]}) < 2 or not asked.answers:
+                yield number, asked
+            elif key in told:
+                self._joined.append(f"{self._place}#{number}")
+            else:
+                told.add(key)
+                every = dict.fromkeys(answer for one in same[key] for answer in one.answers)
+                yield number, replace(asked, answers=tuple(every))
 
     def labels(self, annotation: Annotation) -> tuple[str, ...]:
         assert isinstance(annotation, Question)
@@ -309,6 +337,10 @@ class _Asked:
 
     def findings(self) -> Iterator[AuditFinding]:
         yield from _left_out(self._empty, "have no question or no context")
+        if self._joined:
+            told = f"{len(self._joined)} texts ask what another asks of the same context"
+            message = f"{told}; their answers were joined"
+            yield AuditFinding.of("answers-joined", "note", message, self._joined)
         if self._moved:
             yield AuditFinding.of(
                 "answer-start",

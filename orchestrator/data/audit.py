@@ -38,6 +38,7 @@ Kind = Literal[
     "long-texts",  # texts of more tokens than an encoder takes at once
     "tags",  # tags that do not follow the one before
     "answer-start",  # answers that stand elsewhere than was said
+    "answers-joined",  # one question on one context, answered by several rows
     "answer-absent",  # questions whose context lacks the answer
     "shared-context",  # contexts of validation or test that train has too
 ]

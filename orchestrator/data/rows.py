@@ -11,7 +11,7 @@ import pyarrow as pa
 from orchestrator.data.audit import AuditFinding
 from orchestrator.data.blobs import map_table, write_table
 
-READINGS_FORMAT = 3  # of stored readings
+READINGS_FORMAT = 4  # of stored readings
 
 
 @dataclass(frozen=True, slots=True)

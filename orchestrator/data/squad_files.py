@@ -60,7 +60,9 @@ def written_answers(cell: object) -> list[tuple[str, int | None]]:
         starts = cell.get("answer_start") or [None] * len(texts)
         if len(starts) != len(texts):
             raise LabelError(f"{len(texts)} answers with {len(starts)} starts")
-        return [_answer(*pair) for pair in zip(texts, starts, strict=True) if pair[0]]
+        return [
+            _answer(*pair) for pair in zip(texts, starts, strict=True) if str(pair[0] or "").strip()
+        ]
     given = cell if isinstance(cell, list) else [cell]
     found = []
     for item in given:

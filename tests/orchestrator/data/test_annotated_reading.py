@@ -210,6 +210,38 @@ def test_answers_may_be_written_in_four_ways(tmp_path: Path, cell: Any) -> None:
         assert question.answers == (Answer("Novak", 5),)
 
 
+def test_a_row_an_annotator_becomes_one_question_with_all_of_their_answers(tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    asked = {"question": "Who led it?", "context": CONTEXT}
+    rows = [json.dumps({**asked, "answers": answer}) for answer in ("Novak", "Anna Novak", "Novak")]
+    path.write_text(
+        "\n".join([*rows, json.dumps({**asked, "question": "Who?", "answers": "Novak"})])
+    )
+    found = prepared(path, QUESTIONS)
+    answers = {q.question: [a.text for a in q.answers] for q in annotations(found.examples)}
+    assert answers == {"Who led it?": ["Novak", "Anna Novak"], "Who?": ["Novak"]}
+    assert messages(found)["answers-joined"] == (
+        "2 texts ask what another asks of the same context; their answers were joined"
+    )
+
+
+def test_whether_there_is_an_answer_is_a_conflict_and_equal_rows_are_copies(tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    given = [
+        ("Who?", "Novak"),
+        ("Who?", None),
+        ("When?", "1950"),
+        ("When?", "1950"),
+        ("Led?", None),
+    ]
+    path.write_text(
+        "\n".join(json.dumps({"question": q, "context": CONTEXT, "answers": a}) for q, a in given)
+    )
+    found = prepared(path, QUESTIONS)
+    assert sorted(q.question for q in annotations(found.examples)) == ["Led?", "When?", "When?"]
+    assert {"label-conflict", "duplicates"} <= messages(found).keys()
+
+
 def test_a_wrong_start_is_moved_to_the_nearest_occurrence_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "asked.json"
     path.write_text(
