@@ -104,7 +104,7 @@ class Exported:
 
 
 def entities_agree(exported: Exported, texts: list[str], *, share: float = 1.0) -> None:
-    """The same entities as the pipeline's in all texts, or in most where they need windows.
+    """The same entities as the pipeline's, or a share of them where texts need windows.
 
     The pipeline cuts them by `stride`, its last window is short, and of what windows say otherwise
     it takes the longer entity; ours takes each word where it has most context.
@@ -123,18 +123,19 @@ def entities_agree(exported: Exported, texts: list[str], *, share: float = 1.0) 
         stride=exported.overlap,
     )
     answers = load_predictor(exported.bundle, threads=1).predict(texts)
-    found, equal = 0, 0
+    either, both = 0, 0
     for text, answer, theirs in zip(texts, answers, tagger(texts), strict=True):
         ours = [(e["label"], e["start"], e["end"]) for e in answer["entities"]]
-        same = ours == [(e["entity_group"], e["start"], e["end"]) for e in theirs]
-        assert same or share < 1, text
+        others = [(e["entity_group"], e["start"], e["end"]) for e in theirs]
         if share == 1:
+            assert ours == others, text
             np.testing.assert_allclose(
                 [e["score"] for e in answer["entities"]], [e["score"] for e in theirs], atol=1e-3
             )
-        found, equal = found + len(ours), equal + same
-    assert equal >= share * len(texts)
-    assert found > len(texts), "a model that finds nothing would agree with any other"
+        either += len({*ours, *others})
+        both += len({*ours} & {*others})
+    assert both >= share * either
+    assert both > len(texts), "a model that finds nothing would agree with any other"
 
 
 def spans_agree(exported: Exported, asked: list[dict[str, str]]) -> None:
@@ -237,7 +238,7 @@ def test_minilm_tags_unseen_names_and_agrees_with_the_pipeline(tmp_path: Path) -
     assert exported.result.objective is not None
     assert exported.result.objective >= 0.95
     entities_agree(exported, texts(second_half=True))
-    entities_agree(exported, texts(second_half=True, together=8), share=0.9)
+    entities_agree(exported, texts(second_half=True, together=8), share=0.98)
 
 
 @pytest.mark.slow
