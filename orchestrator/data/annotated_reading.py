@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -34,6 +35,7 @@ from orchestrator.spec.parts import TaskKind
 from orchestrator.tasks.annotations import (
     SEPARATOR,
     Annotation,
+    Answer,
     Question,
     TaggedText,
     text_of,
@@ -278,7 +280,7 @@ class _Asked:
 
     def annotations(self, records: Iterable[Written]) -> Iterator[tuple[int, Annotation]]:
         faults = _Faults(self._place)
-        kept: list[tuple[int, Annotation]] = []
+        kept: list[tuple[int, Question]] = []
         for number, (question, context, cell) in enumerate(records):
             self._n += 1
             uri = f"{self._place}#{number}"
@@ -302,29 +304,28 @@ class _Asked:
         yield from self._with_answers_joined(kept)
 
     def _with_answers_joined(
-        self, rows: list[tuple[int, Annotation]]
+        self, rows: list[tuple[int, Question]]
     ) -> Iterator[tuple[int, Annotation]]:
         """A row an annotator becomes a question that takes each of their answers.
 
         Equal rows stay: they are copies. So does one that finds an answer where another finds
         none: they contradict each other.
         """
-        same: dict[tuple[str, str], list[Question]] = defaultdict(list)
+        given: dict[tuple[str, str], dict[tuple[Answer, ...], None]] = defaultdict(dict)
         for _, asked in rows:
-            assert isinstance(asked, Question)
             if asked.answers:
-                same[asked.question, asked.context].append(asked)
+                given[asked.question, asked.context][asked.answers] = None
+        differing = {key: answers for key, answers in given.items() if len(answers) > 1}
         told: set[tuple[str, str]] = set()
         for number, asked in rows:
-            assert isinstance(asked, Question)
             key = (asked.question, asked.context)
-            if len({question.answers for question in same[key]}) < 2 or not asked.answers:
+            if key not in differing or not asked.answers:
                 yield number, asked
             elif key in told:
                 self._joined.append(f"{self._place}#{number}")
             else:
                 told.add(key)
-                every = dict.fromkeys(answer for one in same[key] for answer in one.answers)
+                every = dict.fromkeys(itertools.chain.from_iterable(differing[key]))
                 yield number, replace(asked, answers=tuple(every))
 
     def labels(self, annotation: Annotation) -> tuple[str, ...]:

@@ -206,14 +206,18 @@ def first_tokens(text: Encoded, words: Sequence[Span]) -> Indices:
 
     The first token of a word says its tag (Devlin et al., NAACL 2019, section 5.3).
     """
-    around = tokens_words(text, words)
+    return _firsts(_tokens_words(text, words))
+
+
+def _firsts(around: Indices) -> Indices:
+    """The same where a token is the first of its word, NO_WORD elsewhere."""
     _, first = np.unique(around, return_index=True)
-    found = np.full(len(text.ids), NO_WORD, np.int64)
+    found = np.full(len(around), NO_WORD, np.int64)
     found[first] = around[first]
     return found
 
 
-def tokens_words(text: Encoded, words: Sequence[Span]) -> Indices:
+def _tokens_words(text: Encoded, words: Sequence[Span]) -> Indices:
     """The word that each token begins in, or NO_WORD: int64 [T]."""
     if not words:
         return np.full(len(text.ids), NO_WORD, np.int64)
@@ -311,7 +315,8 @@ def _put_tags(
     of their own, a network would never have learnt what to say at "-" and at "Cola".
     """
     start, stop = window
-    around, first = tokens_words(text, truth.words), first_tokens(text, truth.words)
+    around = _tokens_words(text, truth.words)
+    first = _firsts(around)
     for token in np.flatnonzero(around[start:stop] != NO_WORD):
         tag = truth.tags[around[start + token]]
         if first[start + token] != NO_WORD:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.spec.parts import Metric, TaskSpec
 from orchestrator.tasks.annotations import TaggedText
@@ -61,11 +62,10 @@ class TokenClassification:
         probs, targets = self._words(said, truth)
         words: dict[str, float] = {}
         if len(targets):
-            hits = probs.argmax(axis=1) == targets
-            right = np.clip(probs[np.arange(len(targets)), targets], _TINY, 1)
+            hits, losses = _judged(probs, targets)
             words = {
                 "accuracy": float(hits.mean()),
-                "log_loss": float(-np.log(right).mean()),
+                "log_loss": float(losses.mean()),
                 "ece": expected_calibration_error(probs.max(axis=1), hits),
             }
         return {
@@ -148,10 +148,8 @@ class TokenClassification:
     ) -> Callable[[Ints], float] | None:
         """A metric as a function of the chosen texts; None for the calibration error."""
         if metric in ("accuracy", "log_loss"):
-            probs, targets = self._words(said, truth)
-            right = probs[np.arange(len(targets)), targets]
-            hits = (probs.argmax(axis=1) == targets).astype(np.float64)
-            of_word = hits if metric == "accuracy" else -np.log(np.clip(right, _TINY, 1))
+            hits, losses = _judged(*self._words(said, truth))
+            of_word = hits if metric == "accuracy" else losses
             lengths = np.array([len(text.words) for text in truth])
             of_text = np.bincount(
                 np.repeat(np.arange(len(truth)), lengths), of_word, minlength=len(truth)
@@ -197,6 +195,12 @@ class TokenClassification:
         number = {tag: i for i, tag in enumerate(self.spec.outputs)}
         targets = np.array([number[tag] for text in truth for tag in text.tags], np.int64)
         return self.packed(said).astype(np.float64), targets
+
+
+def _judged(probs: Floats, targets: Ints) -> tuple[NDArray[np.bool_], Floats]:
+    """Of each word, whether its likeliest tag is right, and the log-loss."""
+    right = np.clip(probs[np.arange(len(targets)), targets], _TINY, 1)
+    return probs.argmax(axis=1) == targets, -np.log(right)
 
 
 def _strict(tags: list[tuple[str, ...]]) -> list[set[tuple[str, int, int]]]:

@@ -8,11 +8,10 @@ under a converged head, and the fall after it is the encoder's own.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from orchestrator.models.tokens import Tokens
 from orchestrator.spec.parts import BackboneSpec
 from orchestrator.training.param_groups import ParamGroup
 from orchestrator.training.pretraining import Measures, Told
+from orchestrator.training.timing import median_seconds
 from orchestrator.training.workers import Workers
 
 EVALUATION_ROWS = 16
@@ -38,11 +38,10 @@ HEAD_BATCH = 256
 HEAD_STEPS = 50  # between two looks at what is held out
 LEAST_GAIN = 1e-3  # of the held-out loss, relative, that counts as progress
 USUAL_LOOKS = 30  # until then
+PROBE_STEPS = 3
 PATIENCE = 3  # looks without progress before the rate falls
 FALL = 0.2
 LOWEST_LR = HEAD_LR * FALL**2  # progress that is too small even here: the head has converged
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -151,17 +150,20 @@ class MaskedLanguageObjective:
             return 0.0
         rows = np.arange(min(EVALUATION_ROWS, self.n_rows))
         batch = self._hidden(self._learnt, rows, 1)
-        encode_s, states = _second_time(lambda: self._encoded(batch))
+        states = self._encoded(batch)
         few, truth = states[:HEAD_BATCH], batch.targets[:HEAD_BATCH]
         head = self.model.head_parameters()
 
-        def step() -> None:
-            found = torch.autograd.grad(F.cross_entropy(self.model.tell(few), truth), head)
-            assert all(gradient is not None for gradient in found)
+        def step() -> object:
+            return torch.autograd.grad(F.cross_entropy(self.model.tell(few), truth), head)
+
+        def seconds_of(action: Callable[[], object]) -> float:
+            return median_seconds(action, self._workers.device, times=PROBE_STEPS)
 
         share = len(few) / HEAD_BATCH
-        step_s = _second_time(step)[0] / share
-        look_s = _second_time(lambda: self._head_loss(few, truth))[0] / share
+        encode_s = seconds_of(lambda: self._encoded(batch))
+        step_s = seconds_of(step) / share
+        look_s = seconds_of(lambda: self._head_loss(few, truth)) / share
         n_held = int(self._masking.n_chosen(self._held_out).sum()) * self._draws
         n_states = min(MOST_STATES, int(self._counts.sum()) * MOST_DRAWS) + n_held
         return float(
@@ -283,16 +285,6 @@ class MaskedLanguageObjective:
 
         tokens = Tokens(moved(masked.ids), moved(masked.present))
         return _Batch(tokens, moved(masked.chosen), moved(masked.targets))
-
-
-def _second_time(action: Callable[[], _T]) -> tuple[float, _T]:
-    """Seconds of an action that was done before, and what it gave."""
-    action()
-    started_s = time.perf_counter()
-    found = action()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started_s, found
 
 
 def _summed(logits: Tensor, batch: _Batch) -> Tensor:

@@ -6,7 +6,6 @@ features are of the same class, before the pretraining and after it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.search_space import Block
 from orchestrator.training.objectives import build_objective
 from orchestrator.training.pretraining import Objective
+from orchestrator.training.timing import median_seconds
 from orchestrator.training.workers import Workers
 from orchestrator.tuning.adapting import Adaptation
 from orchestrator.tuning.experiments import ExperimentFactory, block_backbones
@@ -140,14 +140,13 @@ def _measured(adaptation: Adaptation, device: torch.device) -> tuple[float, floa
     warm_up_s = objective.warm_up_seconds()
     rows = np.arange(min(PROBE_ROWS, objective.n_rows))
     objective.module.train()
-    times = []
-    for batch in objective.batches([rows] * PROBE_STEPS, 1):
-        started_s = time.perf_counter()
-        objective.loss(objective.module, batch).backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started_s)
-    return sorted(times)[len(times) // 2] / len(rows), warm_up_s
+    batches = iter(list(objective.batches([rows] * PROBE_STEPS, 1)))
+    step_s = median_seconds(
+        lambda: objective.loss(objective.module, next(batches)).backward(),
+        device,
+        times=PROBE_STEPS,
+    )
+    return step_s / len(rows), warm_up_s
 
 
 def _neighbours(experiment: Experiment, examples: Examples, store: FeatureStore) -> float | None:

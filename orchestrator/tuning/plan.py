@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from orchestrator.spec.record import Record
 from orchestrator.spec.sweep import SweepSpec
 from orchestrator.training.network import Network
 from orchestrator.training.phases import Phase, compile_phases
+from orchestrator.training.timing import median_seconds
 from orchestrator.tuning.banking import planned_banks
 from orchestrator.tuning.experiments import ExperimentFactory
 from orchestrator.tuning.memory import (
@@ -278,8 +278,10 @@ def _measured(part: Part, device: torch.device) -> StepCost:
 
     process_bytes = resident_bytes(device)
     reset_peak_memory(device)
-    forward_s = _median_s(forward, device)
-    train_s = forward_s if phase.from_pooled else _median_s(step, device)
+    forward_s = median_seconds(forward, device, times=PROBE_STEPS)
+    train_s = forward_s
+    if not phase.from_pooled:
+        train_s = median_seconds(step, device, times=PROBE_STEPS)
     trained, _ = network.counts()
     gradients = 0 if phase.from_pooled else BYTES_PER_NUMBER * trained
     used = peak_memory_bytes(device) - process_bytes - gradients
@@ -290,17 +292,6 @@ def _measured(part: Part, device: torch.device) -> StepCost:
         example_bytes=max(0, used) / PROBE_BATCH,
         trained=trained,
     )
-
-
-def _median_s(action: Any, device: torch.device) -> float:
-    times = []
-    for _ in range(PROBE_STEPS):
-        started_s = time.perf_counter()
-        action()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started_s)
-    return sorted(times)[len(times) // 2]
 
 
 def _measure_unknown(

@@ -37,6 +37,7 @@ from tests.orchestrator.training.library_trainer import (
     OnOurCourse,
     padding_collator,
     settings_of,
+    trainer_rows,
 )
 from tests.orchestrator.training.small_texts import text_experiment_of
 from tests.orchestrator.training.small_trials import CPU, MakeIO, MemoryIO
@@ -286,14 +287,8 @@ class TrainerTraining:
     def __init__(self, bench: TextBench, strategy: Full, padding: str) -> None:
         self._bench, self._strategy, self._padding = bench, strategy, padding
         tokenizer = encoder_tokenizer(bench.encoder)
-        tokenizer.enable_truncation(LENGTH)
-        rows = bench.examples.indices("train")
-        labels = bench.examples.targets()
-        self._rows = [
-            {"input_ids": tokenizer.encode(bench.examples.text(int(i))).ids, "labels": int(label)}
-            for i, label in zip(rows, labels[rows], strict=True)
-        ]
-        tokenizer.no_truncation()
+        rows = trainer_rows(bench.examples, tokenizer, size=LENGTH)
+        self._rows = [rows[i] for i in bench.examples.indices("train")]
         self._collate = padding_collator(tokenizer, size=LENGTH, padding=padding)
         self.losses: list[float] = []
 

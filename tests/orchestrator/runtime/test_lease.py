@@ -66,14 +66,14 @@ def test_one_that_is_not_heard_of_is_followed_elsewhere_and_finds_out(
     assert signal.getsignal(signal.SIGINT) == interrupts
 
 
-def test_one_that_ignores_interrupts_goes_on_ignoring_those_from_outside(storage_uri: str) -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with taken(mirror.local_path(storage_uri)):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
-    finally:
-        signal.signal(signal.SIGINT, before)
+@pytest.mark.parametrize("interrupts", [signal.SIG_IGN], indirect=True)
+def test_one_that_ignores_interrupts_goes_on_ignoring_those_from_outside(
+    storage_uri: str, interrupts: object
+) -> None:
+    with taken(mirror.local_path(storage_uri)):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+    assert signal.getsignal(signal.SIGINT) == interrupts
 
 
 def works_on() -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
+from orchestrator.data.examples import Examples
 from orchestrator.training.optimization import build_schedule
 from orchestrator.training.phases import Phase
 
@@ -69,6 +70,17 @@ def settings_of(phase: Phase, folder: Path, *, batch_size: int, lr: float, **giv
         dataloader_pin_memory=False,
         **given,
     )
+
+
+def trainer_rows(examples: Examples, tokenizer: Any, *, size: int) -> list[dict[str, Any]]:
+    """All examples as the Trainer takes them: ids of at most `size` tokens, and the label."""
+    tokenizer.enable_truncation(size)
+    rows = [
+        {"input_ids": tokenizer.encode(examples.text(i)).ids, "labels": int(label)}
+        for i, label in enumerate(examples.targets())
+    ]
+    tokenizer.no_truncation()
+    return rows
 
 
 def padding_collator(tokenizer: Any, *, size: int, padding: str = "longest") -> Any:

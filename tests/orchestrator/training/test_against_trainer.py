@@ -27,6 +27,7 @@ from tests.orchestrator.training.library_trainer import (
     OnOurCourse,
     padding_collator,
     settings_of,
+    trainer_rows,
 )
 from tests.orchestrator.training.small_texts import text_experiment_of
 from tests.orchestrator.training.small_trials import CPU, MakeIO
@@ -63,14 +64,7 @@ def test_every_epoch_has_the_loss_of_the_trainers(
     ours = [run.train(epoch, EPOCHS)[0] for epoch in range(1, EPOCHS + 1)]
 
     tokenizer = encoder_tokenizer(plain_encoder)
-    tokenizer.enable_truncation(experiment.input.size)
-    labels = texts.targets()
-    rows = [
-        {"input_ids": tokenizer.encode(texts.text(i)).ids, "labels": int(labels[i])}
-        for i in range(len(texts))
-    ]
-    tokenizer.no_truncation()
-
+    rows = trainer_rows(texts, tokenizer, size=experiment.input.size)
     batches = [
         training_batches(texts, contract=experiment.input, batch_size=BATCH, seed=0, epoch=epoch)
         for epoch in range(1, EPOCHS + 1)
