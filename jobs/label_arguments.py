@@ -68,17 +68,19 @@ def bundle_named(args: argparse.Namespace) -> Bundle:
 def predictor_of(args: argparse.Namespace, bundle: Bundle, labels: LabelSet | None) -> Predictor:
     """What answers: the bundle under its own labels, or under those that are given.
 
+    Templates and descriptions are the bundle's own where none are given.
+
     Raises:
         SpecError: Templates are given for a bundle without a text tower.
     """
     from orchestrator.bundle.predictor import load_predictor
     from orchestrator.bundle.zero_shot import is_open, load_zero_shot_predictor
 
-    if labels is None and args.templates:
-        if not is_open(bundle):
-            raise SpecError("--templates: this model reads no texts. Leave it out")
-        labels = with_templates(LabelSet(labels=bundle.labels), args.templates)
-    if labels is None:
+    if labels is None and args.templates and not is_open(bundle):
+        raise SpecError("--templates: this model reads no texts. Leave it out")
+    if labels is None and not args.templates:
         return load_predictor(bundle, runtime=args.runtime, device=args.device)
     open_one = load_zero_shot_predictor(bundle, runtime=args.runtime, device=args.device)
-    return open_one.labelled(labels)
+    own = open_one.own_labels
+    asked = own if labels is None else labels.completed_by(own)
+    return open_one.labelled(with_templates(asked, args.templates))

@@ -90,6 +90,7 @@ class LocalEndpoint:
         entry: What it is.
         predictor: Ready.
         worker: The threads that it computes in, which endpoints share.
+        explainer: Those of explanations, which take dozens of passes each; `worker` when None.
         watched: The same, where drift is watched: it answers what clients ask.
         open_one: The same, where requests may bring their own labels.
     """
@@ -97,12 +98,14 @@ class LocalEndpoint:
     entry: Entry
     predictor: Predictor
     worker: Worker
+    explainer: Worker | None = None
     watched: Watched | None = None
     open_one: ZeroShotPredictor | None = None
     _well_at_s: float = field(default=-math.inf, init=False)
 
     async def ask(self, verb: Verb, body: Body) -> Answered:
-        done = await self.worker.run(partial(self._answer, verb, body))
+        worker = self.explainer if verb == "explain" and self.explainer else self.worker
+        done = await worker.run(partial(self._answer, verb, body))
         content, items = done.value
         self._well_at_s = time.monotonic()
         return Answered(
@@ -268,14 +271,16 @@ def _checked(answer: dict[str, Any]) -> Answer:
 
 
 def _labelled(open_one: ZeroShotPredictor, submission: Submission, limits: Limits) -> Predictor:
-    """The model under a request's own labels, or its own labels under a request's templates.
+    """The model under a request's labels or templates; what a request leaves open is the bundle's.
 
     Raises:
         Refusal: Labels or templates that cannot be, too many prompts, or such that are too long.
     """
-    labels = submission.labels or open_one.own.manifest.task.labels
+    asked = open_one.own_labels
     try:
-        asked = parse_label_set(list(labels), source="labels")
+        if submission.labels is not None:
+            own, asked = asked, parse_label_set(list(submission.labels), source="labels")
+            asked = asked.completed_by(own)
         asked = with_templates(asked, submission.templates or ())
         named = asked.templates
         n_templates = len(TEMPLATES[named] if isinstance(named, str) else named)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.bundle.predictor import load_predictors
-from orchestrator.bundle.zero_shot import ZeroShotPredictor
+from orchestrator.bundle.zero_shot import TextTower, ZeroShotPredictor, tower_digest
 from orchestrator.spec.parts import Runtime
 
 from .endpoint import LocalEndpoint
@@ -39,10 +39,14 @@ def loaded(
     """Each model, loaded here; it has answered a probe.
 
     Args:
-        models: All that this process will serve; those of one frozen trunk share it.
+        models: All that this process will serve; those of one frozen trunk share it, as those of
+            one CLIP share its text tower.
         limits: On their requests.
-        worker: The threads that they share.
+        worker: The threads that they share. Explanations have one more, so that however many are
+            asked for, predictions are not held up.
     """
+    explainer = Worker(threads=1, queue=limits.queue)
+    towers: dict[str, TextTower] = {}
     groups: dict[tuple[Runtime, str, int], list[Model]] = {}
     for model in models:
         groups.setdefault((model.runtime, model.device, model.threads), []).append(model)
@@ -52,9 +56,12 @@ def loaded(
         predictors = load_predictors(bundles, runtime=runtime, device=device, threads=threads)
         for model, bundle, predictor in zip(group, bundles, predictors, strict=True):
             entry = entry_of(model.pin, bundle, limits)
-            open_one = ZeroShotPredictor(bundle, predictor) if entry.zero_shot else None
+            open_one = None
+            if entry.zero_shot:
+                tower = towers.setdefault(tower_digest(bundle), TextTower(bundle))
+                open_one = ZeroShotPredictor(predictor, tower)
             drift = watched(predictor, bundle)
-            endpoint = LocalEndpoint(entry, predictor, worker, drift, open_one)
+            endpoint = LocalEndpoint(entry, predictor, worker, explainer, drift, open_one)
             endpoint.check()
             found[model] = endpoint
     return found

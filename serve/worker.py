@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from orchestrator.spec.stopping import stoppable
 
 from .problems import overloaded
 
@@ -27,8 +30,8 @@ class Done(Generic[T]):
 class Worker:
     """A few threads with a bounded queue before them; what finds it full is refused at once.
 
-    Work that was begun is never abandoned: a thread that is past its caller's deadline counts as
-    busy until it ends.
+    Work that nobody waits for any more is told to stop, which it does before its next pass through
+    a network; until then its thread counts as busy.
     """
 
     def __init__(self, *, threads: int, queue: int) -> None:
@@ -42,7 +45,9 @@ class Worker:
         return self._taken
 
     async def run(self, work: Callable[[], T]) -> Done[T]:
-        """The outcome of `work` in one of the threads; cancelled while it waits, it never runs.
+        """The outcome of `work` in one of the threads.
+
+        Cancelled while it waits, it never runs; cancelled later, it stops where it calls `go_on`.
 
         Raises:
             Refusal: The queue is full.
@@ -50,17 +55,22 @@ class Worker:
         if self._taken >= self._most:
             raise overloaded(f"{self._most} requests wait for this replica or are being answered")
         submitted_s = time.perf_counter()
+        told = threading.Event()
 
         def timed() -> Done[T]:
             started_s = time.perf_counter()
-            value = work()
+            with stoppable(told):
+                value = work()
             return Done(value, started_s - submitted_s, time.perf_counter() - started_s)
 
         loop = asyncio.get_running_loop()
         future = self._pool.submit(timed)
         self._taken += 1
         future.add_done_callback(lambda ended: self._give_back(loop, ended))
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            told.set()
 
     def close(self) -> None:
         """Let running work end; what waits is dropped."""

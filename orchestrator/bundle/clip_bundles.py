@@ -24,13 +24,14 @@ from orchestrator.spec.durable import file_digest
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.parts import BackboneSpec, InputContract, ObjectiveSpec, TaskSpec
-from orchestrator.spec.prompts import LabelSet
+from orchestrator.spec.prompts import LabelSet, WholePrompts
 from orchestrator.spec.record import Record
 from orchestrator.spec.strategy import ZeroShot
 
 # A bundle has labels; a CLIP that is named without any has these.
+_KINDS = ("photo", "drawing", "painting", "screenshot", "document")
 OWN_LABELS = LabelSet(
-    labels=("photo", "drawing", "painting", "screenshot", "document"), templates=("a {}.",)
+    labels=_KINDS, descriptions={kind: WholePrompts(prompts=(f"a {kind}.",)) for kind in _KINDS}
 )
 NO_DATA = "none"
 _N_SAMPLES = 4

@@ -18,6 +18,7 @@ from orchestrator.data.inputs import Prepared, taken
 from orchestrator.data.tokens import TokenRows
 from orchestrator.errors import BundleError, DataError, SpecError, reason_of
 from orchestrator.spec.parts import Runtime
+from orchestrator.spec.stopping import go_on
 from orchestrator.tasks.task import MultiLabel, Task, build_task
 
 if TYPE_CHECKING:
@@ -149,15 +150,19 @@ class NetworkPredictor(ABC):
         """The outputs of one view; of many texts, from several passes that are padded alike."""
         n = len(prepared)
         if not isinstance(prepared, TokenRows) or n <= MOST_ROWS:
-            return self.run(prepared)
+            return self._pass(prepared)
         rows = np.arange(n)
         parts = [
-            self.run(taken(prepared, rows[at : at + MOST_ROWS])) for at in range(0, n, MOST_ROWS)
+            self._pass(taken(prepared, rows[at : at + MOST_ROWS])) for at in range(0, n, MOST_ROWS)
         ]
         return Outputs(
             np.concatenate([part.logits for part in parts]),
             np.concatenate([part.features for part in parts]),
         )
+
+    def _pass(self, prepared: Prepared) -> Outputs:
+        go_on()
+        return self.run(prepared)
 
     def _refuse_other_shapes(self, prepared: Prepared) -> None:
         size = self._manifest.input.size
@@ -275,6 +280,7 @@ def _answer_batch(
     decoded: list[dict[str, Any]] = []
     preparer = predictor.preparer
     for position, value in enumerate(inputs[start:stop], start):
+        go_on()
         results.append({"uri": preparer.uri(value, position)})
         try:
             read.append(preparer.read(value))

@@ -48,7 +48,7 @@ def is_open(bundle: Bundle) -> bool:
 
 
 @dataclass(frozen=True)
-class _Classes:
+class Classes:
     """A label set as a linear layer over features of length one: [C, D], and one bias for all."""
 
     weight: Floats
@@ -62,7 +62,7 @@ class _Classes:
 class LabelledPredictor(NetworkPredictor):
     """A zero-shot bundle's encoder under one set of labels: a Predictor as any other."""
 
-    def __init__(self, encoder: Predictor, labels: tuple[str, ...], classes: _Classes) -> None:
+    def __init__(self, encoder: Predictor, labels: tuple[str, ...], classes: Classes) -> None:
         task = TaskSpec(kind=encoder.manifest.task.kind, labels=labels)
         manifest = encoder.manifest.model_copy(update={"task": task})
         super().__init__(manifest, encoder.preparer, n_features=classes.weight.shape[1])
@@ -75,36 +75,113 @@ class LabelledPredictor(NetworkPredictor):
         return Outputs(unit @ self._classes.weight.T + np.float32(self._classes.bias), features)
 
 
+class TextTower:
+    """Label sets as a zero-shot bundle's text tower reads them, each once, kept by content.
+
+    Threads may share one, and so may the bundles of one CLIP (`tower_digest`).
+
+    Args:
+        bundle: Has a text tower (`is_open`).
+        cache_bytes: Of the label sets that are kept, those longest unused let go first; the newest
+            is always kept.
+    """
+
+    def __init__(self, bundle: Bundle, *, cache_bytes: int = CACHE_BYTES) -> None:
+        if not is_open(bundle):
+            raise BundleError(
+                f"{bundle.path} has labels of its own and no text tower for others. Give no "
+                "labels, or a zero-shot bundle"
+            )
+        self._bundle = bundle
+        self._cache_bytes = cache_bytes
+        self._kept: OrderedDict[str, Classes] = OrderedDict()
+        self._lock = threading.Lock()  # of what is kept
+        self._reading = threading.Lock()  # of the text tower: one set at a time
+        self._clip: Clip | None = None
+
+    def classes(self, labels: LabelSet) -> Classes:
+        """What labels are to features of length one.
+
+        Raises:
+            SpecError: A prompt is too long.
+        """
+        prompts = labels.prompts()
+        key = digest_of([list(texts) for texts in prompts.values()])
+        found = self._find(key)
+        if found is not None:
+            return found
+        with self._reading:
+            return self._find(key) or self._made(key, prompts)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of the label sets that are kept now."""
+        with self._lock:
+            return sum(classes.bytes for classes in self._kept.values())
+
+    def _find(self, key: str) -> Classes | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def _made(self, key: str, prompts: dict[str, tuple[str, ...]]) -> Classes:
+        found = self._loaded().label_embeddings(prompts)
+        classes = Classes(found.weight.cpu().numpy(), found.bias)
+        with self._lock:
+            self._kept[key] = classes
+            held = sum(kept.bytes for kept in self._kept.values())
+            while held > self._cache_bytes and len(self._kept) > 1:
+                _, gone = self._kept.popitem(last=False)
+                held -= gone.bytes
+        return classes
+
+    def _loaded(self) -> Clip:
+        if self._clip is None:
+            from orchestrator.models.clip import load_text_side
+
+            self._clip = load_text_side(
+                self._bundle.manifest.backbone.name,
+                {name: self._bundle.read(name) for name in _text_files(self._bundle)},
+                digest=self._bundle.digest,
+            )
+        return self._clip
+
+
+def tower_digest(bundle: Bundle) -> str:
+    """Equal for bundles whose text towers are, whatever their own labels."""
+    files = bundle.manifest.files
+    told = {name: files[name].sha256 for name in _text_files(bundle)}
+    return digest_of({"name": bundle.manifest.backbone.name, "files": told})
+
+
+def _text_files(bundle: Bundle) -> list[FileName]:
+    return [name for name in _TEXT_FILES if name in bundle.manifest.files]
+
+
 class ZeroShotPredictor:
     """A zero-shot bundle, ready to answer under its own labels or any others.
 
     It may be asked from several threads.
 
     Args:
-        bundle: Has a text tower (`is_open`).
         encoder: The bundle's own Predictor.
-        cache_bytes: Of the label sets that are kept, those longest unused let go first; the newest
-            is always kept.
+        texts: Its text tower, or one that equals it.
 
     Attributes:
         own: Answers under the bundle's own labels.
+        own_labels: These, with the templates and descriptions that they were read with.
     """
 
-    def __init__(
-        self, bundle: Bundle, encoder: Predictor, *, cache_bytes: int = CACHE_BYTES
-    ) -> None:
-        if not is_open(bundle):
-            raise BundleError(
-                f"{bundle.path} has labels of its own and no text tower for others. Give no "
-                "labels, or a zero-shot bundle"
-            )
+    def __init__(self, encoder: Predictor, texts: TextTower) -> None:
+        params = encoder.manifest.strategy
         self.own = encoder
-        self._bundle = bundle
-        self._cache_bytes = cache_bytes
-        self._kept: OrderedDict[str, _Classes] = OrderedDict()
-        self._lock = threading.Lock()  # of what is kept
-        self._reading = threading.Lock()  # of the text tower: one set at a time
-        self._clip: Clip | None = None
+        self.own_labels = LabelSet(
+            labels=encoder.manifest.task.labels,
+            templates=params.templates,
+            descriptions=params.descriptions or {},
+        )
+        self._texts = texts
 
     def labelled(self, labels: LabelSet) -> LabelledPredictor:
         """The same model under other labels.
@@ -114,48 +191,7 @@ class ZeroShotPredictor:
         """
         if len(labels.labels) < 2:
             raise SpecError(f"labels: {labels.labels[0]!r} alone is always right. Give two or more")
-        prompts = labels.prompts()
-        key = digest_of([list(texts) for texts in prompts.values()])
-        classes = self._find(key)
-        if classes is None:
-            with self._reading:
-                classes = self._find(key) or self._made(key, prompts)
-        return LabelledPredictor(self.own, labels.labels, classes)
-
-    @property
-    def kept_bytes(self) -> int:
-        """Of the label sets that are kept now."""
-        with self._lock:
-            return sum(classes.bytes for classes in self._kept.values())
-
-    def _find(self, key: str) -> _Classes | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def _made(self, key: str, prompts: dict[str, tuple[str, ...]]) -> _Classes:
-        found = self._text_tower().label_embeddings(prompts)
-        classes = _Classes(found.weight.cpu().numpy(), found.bias)
-        with self._lock:
-            self._kept[key] = classes
-            held = sum(kept.bytes for kept in self._kept.values())
-            while held > self._cache_bytes and len(self._kept) > 1:
-                _, gone = self._kept.popitem(last=False)
-                held -= gone.bytes
-        return classes
-
-    def _text_tower(self) -> Clip:
-        if self._clip is None:
-            from orchestrator.models.clip import load_text_side
-
-            names = [name for name in _TEXT_FILES if name in self._bundle.manifest.files]
-            self._clip = load_text_side(
-                self._bundle.manifest.backbone.name,
-                {name: self._bundle.read(name) for name in names},
-                digest=self._bundle.digest,
-            )
-        return self._clip
+        return LabelledPredictor(self.own, labels.labels, self._texts.classes(labels))
 
 
 def load_zero_shot_predictor(
@@ -171,5 +207,6 @@ def load_zero_shot_predictor(
     Raises:
         BundleError: It has no text tower.
     """
+    texts = TextTower(bundle, cache_bytes=cache_bytes)
     encoder = load_predictor(bundle, runtime=runtime, device=device, threads=threads)
-    return ZeroShotPredictor(bundle, encoder, cache_bytes=cache_bytes)
+    return ZeroShotPredictor(encoder, texts)

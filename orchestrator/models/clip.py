@@ -41,8 +41,9 @@ from orchestrator.spec.backbone_table import BackboneFacts
 from orchestrator.spec.clip_models import HUB, PREFIX, clip_config, clip_contract
 from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.parts import BackboneSpec, InputContract
+from orchestrator.spec.stopping import go_on
 
-TEXT_BATCH = 256
+TEXT_BATCH = 64
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _VISUAL = "visual."
 # Files that open_clip would read with NumPy, which may unpickle.
@@ -111,13 +112,8 @@ class Clip:
         """
         texts = list(dict.fromkeys(text for some in prompts.values() for text in some))
         self._refuse_long(texts)
-        parts = [
-            self.model.encode_text(
-                self.tokenizer(texts[at : at + TEXT_BATCH]).to(self.device), normalize=True
-            ).float()
-            for at in range(0, len(texts), TEXT_BATCH)
-        ]
-        embedded = torch.cat(parts)
+        starts = range(0, len(texts), TEXT_BATCH)
+        embedded = torch.cat([self._embedded(texts[at : at + TEXT_BATCH]) for at in starts])
         row = {text: number for number, text in enumerate(texts)}
         means = [embedded[[row[text] for text in some]].mean(0) for some in prompts.values()]
         bias = getattr(self.model, "logit_bias", None)
@@ -132,6 +128,13 @@ class Clip:
         """Features of length one, float32 [N, D], of prepared images."""
         found: Tensor = self.model.encode_image(images, normalize=True)
         return found.float()
+
+    def _embedded(self, texts: Sequence[str]) -> Tensor:
+        """Unit embeddings of a few texts: float32 [N, D]."""
+        go_on()
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        found: Tensor = self.model.encode_text(tokens, normalize=True).float()
+        return found
 
     def _refuse_long(self, texts: Sequence[str]) -> None:
         counts = [(text, self.n_tokens(text)) for text in texts]

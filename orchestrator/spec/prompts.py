@@ -100,6 +100,18 @@ class LabelSet(Frozen):
         """The prompts of every label, in the labels' order."""
         return class_prompts(self.labels, self.templates, self.descriptions)
 
+    def completed_by(self, own: LabelSet) -> LabelSet:
+        """The same labels; what this set does not say of them is as another set has it.
+
+        That is the templates, where none are given, and what a label means that both have.
+        """
+        shared = {name: own.descriptions[name] for name in self.labels if name in own.descriptions}
+        return LabelSet(
+            labels=self.labels,
+            templates=self.templates if "templates" in self.model_fields_set else own.templates,
+            descriptions={**shared, **self.descriptions},
+        )
+
 
 def class_prompts(
     labels: Sequence[str], templates: Templates, descriptions: Mapping[str, Description] | None

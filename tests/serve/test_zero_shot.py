@@ -105,3 +105,32 @@ def test_more_prompts_than_are_taken_are_refused_before_any_is_embedded(predict:
         assert response.status_code == 422
         assert response.json()["type"] == "/problems/too-many"
         assert "At most 2,000 are taken" in response.json()["detail"]
+
+
+def test_what_a_request_leaves_open_is_as_the_bundle_has_it(
+    clip_folder: Path, tmp_path: Path, picture: str
+) -> None:
+    spec = parse_clip(str(clip_folder), base=Path("/"))
+    plain = LabelSet(labels=OWN.labels, templates="plain")
+    described = LabelSet(
+        labels=("ok", "ring"), templates="plain", descriptions={"ok": ("green square",)}
+    )
+    models = []
+    for name, labels in (("plain", plain), ("described", described), ("default", OWN)):
+        write_clip_bundle(tmp_path / name, spec, labels)
+        models.append(Model(pinned(str(tmp_path / name), name=name, registry=None)))
+    limits = Limits()
+    found = loaded(models, limits=limits, worker=Worker(threads=1, queue=limits.queue))
+    handler = Handler(
+        {one.entry.name: one for one in found.values()}, limits=limits, keys=Keys({})
+    )
+
+    def told(name: str, labels: list[str], **options: Any) -> Any:
+        body = {"inputs": [{"image": picture}], "labels": labels, **options}
+        response = asyncio.run(ask(handler, "POST", f"/v1/models/{name}:predict", json=body))
+        return list(response.json()["answers"][0]["probabilities"].values())
+
+    pair = ["green square", "red ring"]
+    assert told("plain", pair) == told("default", pair, templates=["a photo of a {}."])
+    assert told("plain", pair) != told("default", pair)
+    assert told("described", ["ok", "red ring"]) == told("plain", pair)

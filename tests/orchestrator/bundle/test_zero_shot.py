@@ -17,9 +17,11 @@ from orchestrator.bundle.clip_bundles import OWN_LABELS, cached_clip_bundle, wri
 from orchestrator.bundle.predictor import load_predictor, load_predictors
 from orchestrator.bundle.shared_trunk import TrunkPredictor
 from orchestrator.bundle.zero_shot import (
+    TextTower,
     ZeroShotPredictor,
     is_open,
     load_zero_shot_predictor,
+    tower_digest,
 )
 from orchestrator.errors import BundleError, SpecError
 from orchestrator.models.clip import load_clip
@@ -88,8 +90,8 @@ def test_answers_under_other_labels_name_them(bundle: Bundle, pictures: list[Pat
     assert all(set(answer["probabilities"]) <= set(OTHERS.labels) for answer in answers)
 
 
-class Counted(ZeroShotPredictor):
-    """Counts how often the text tower is asked."""
+class Counted(TextTower):
+    """Counts how often it reads."""
 
     n_read = 0
 
@@ -99,10 +101,11 @@ class Counted(ZeroShotPredictor):
 
 
 def test_a_repeated_label_set_is_read_once_whoever_asks(bundle: Bundle) -> None:
-    predictor = Counted(bundle, load_predictor(bundle))
+    texts = Counted(bundle)
+    predictor = ZeroShotPredictor(load_predictor(bundle), texts)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: predictor.labelled(OTHERS), range(16)))
-    assert predictor.n_read == 1
+    assert texts.n_read == 1
     assert all(one.manifest.task.labels == OTHERS.labels for one in found)
     renamed = OTHERS.model_copy(
         update={
@@ -113,24 +116,25 @@ def test_a_repeated_label_set_is_read_once_whoever_asks(bundle: Bundle) -> None:
         }
     )
     predictor.labelled(renamed)
-    assert predictor.n_read == 1  # other names for the same prompts
+    assert texts.n_read == 1  # other names for the same prompts
     predictor.labelled(OTHERS.model_copy(update={"templates": "plain"}))
-    assert predictor.n_read == 2
+    assert texts.n_read == 2
 
 
 def test_label_sets_are_bounded_by_bytes_and_the_newest_stays(bundle: Bundle) -> None:
     width = 32 * 4  # bytes of a label
-    predictor = Counted(bundle, load_predictor(bundle), cache_bytes=5 * width)
+    texts = Counted(bundle, cache_bytes=5 * width)
+    predictor = ZeroShotPredictor(load_predictor(bundle), texts)
     first, second = (LabelSet(labels=pair) for pair in (("red", "green"), ("ring", "bar")))
     for labels in (first, second, first):
         predictor.labelled(labels)
-    assert predictor.n_read == 2
+    assert texts.n_read == 2
     predictor.labelled(LabelSet(labels=("blue", "white")))  # the second goes
-    assert predictor.kept_bytes == 4 * width
+    assert texts.kept_bytes == 4 * width
     predictor.labelled(first)
-    assert predictor.n_read == 3
+    assert texts.n_read == 3
     predictor.labelled(LabelSet(labels=tuple(label_of(pair) for pair in SEEN)))
-    assert predictor.kept_bytes == len(SEEN) * width
+    assert texts.kept_bytes == len(SEEN) * width
 
 
 def test_one_label_alone_and_prompts_that_are_too_long_are_refused(bundle: Bundle) -> None:
@@ -154,7 +158,7 @@ def test_a_bundle_of_no_clip_is_refused_other_labels(
     )
     assert not is_open(closed)
     with pytest.raises(BundleError, match="no text tower"):
-        ZeroShotPredictor(closed, load_predictor(closed))
+        TextTower(closed)
 
 
 def test_a_bundle_tells_where_it_comes_from_and_needs_the_model_no_more(
@@ -201,10 +205,12 @@ def test_bundles_of_one_clip_share_its_image_encoder(
     assert isinstance(both[0], TrunkPredictor)
     assert isinstance(both[1], TrunkPredictor)
     assert both[0].trunk is both[1].trunk
+    assert tower_digest(bundle) == tower_digest(other)
+    texts = TextTower(bundle)
     for one, shared in zip((bundle, other), both, strict=True):
         alone = probabilities(load_predictor(one, threads=1), pictures)
         np.testing.assert_allclose(probabilities(shared, pictures), alone, atol=1e-5)
-        others = ZeroShotPredictor(one, shared).labelled(OTHERS)
+        others = ZeroShotPredictor(shared, texts).labelled(OTHERS)
         np.testing.assert_allclose(
             probabilities(others, pictures), probabilities(both[1], pictures), atol=1e-5
         )
