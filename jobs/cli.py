@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from jobs.terminal import Terminal, json_stdout, write_json_document
 from orchestrator.errors import OrchestratorError, SpecError
+from orchestrator.spec.release import release
 
 VERBS: dict[str, str] = {
     "init": "write a commented spec for this data",
@@ -54,7 +55,7 @@ def build_parser(verbs: Sequence[str] = tuple(VERBS)) -> argparse.ArgumentParser
         epilog="exit codes: 0 success, 1 failed run, 2 bad command line or spec, 3 bad data, "
         "130 interrupted (everything ended is kept)",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=release())
     commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, summary in VERBS.items():
         command = commands.add_parser(verb, help=summary, description=summary)
@@ -108,12 +109,3 @@ def _error_document(err: OrchestratorError) -> dict[str, Any]:
     if isinstance(err, SpecError):
         document["faults"] = [{"key": f.key, "message": f.message} for f in err.faults]
     return document
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("transfer-orchestrator")
-    except PackageNotFoundError:
-        return "not installed"

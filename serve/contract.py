@@ -38,6 +38,9 @@ class Problem(Told):
     status: int = Field(ge=400, le=599)
     detail: str = Field("", description="the value, what is allowed, what to do")
     instance: str | None = Field(None, description="the request's id, as in the access log")
+    error: str | None = Field(
+        None, description="open inference protocol: title and detail, where its clients look"
+    )
     items: tuple[Problem | None, ...] | None = Field(
         None, description="where every item is bad: the problem of each, in order"
     )
@@ -46,10 +49,10 @@ class Problem(Told):
 class Timing(Told):
     """Where the time went, in milliseconds."""
 
-    read: float = Field(0.0, ge=0, description="receiving and decoding the inputs")
-    queue: float = Field(0.0, ge=0, description="waiting for the model")
-    infer: float = Field(0.0, ge=0, description="the forward pass")
-    total: float = Field(0.0, ge=0)
+    read: float = Field(0.0, ge=0, description="receiving the body")
+    queue: float = Field(0.0, ge=0, description="waiting for a thread")
+    infer: float = Field(0.0, ge=0, description="decoding the inputs, and the model")
+    total: float = Field(0.0, ge=0, description="from the first byte to the answer")
 
 
 class OneLabel(Told):
@@ -201,6 +204,9 @@ class Candidate(Told):
     mode: str = Field(description="`canary`: it answers a share of requests; `shadow`: none")
     share: Probability = Field(description="of requests that it answers")
     compared: dict[str, int] = Field(default_factory=dict, description="answers by how they agree")
+    uncompared: dict[str, int] = Field(
+        default_factory=dict, description="requests that were not compared, by why"
+    )
     agreement: Probability | None = Field(None, description="share of compared answers that agree")
     versions: dict[str, Served] = Field(default_factory=dict)
 
@@ -322,6 +328,7 @@ class ServerMetadata(Told):
     """Which server of the open inference protocol this is."""
 
     name: str
+    version: str
     extensions: tuple[str, ...]
 
 

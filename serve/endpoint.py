@@ -18,7 +18,8 @@ from orchestrator.bundle.attribution import explain
 from orchestrator.bundle.predictor import Predictor
 from orchestrator.bundle.preparing import Input
 from orchestrator.bundle.zero_shot import ZeroShotPredictor
-from orchestrator.errors import DataError, SpecError, reason_of
+from orchestrator.errors import DataError, SpecError, listing, reason_of
+from orchestrator.spec.parts import by_position
 from orchestrator.spec.prompts import TEMPLATES, parse_label_set, with_templates
 
 from . import inference_protocol
@@ -34,6 +35,11 @@ from .worker import Worker
 Verb = Literal["predict", "embed", "explain", "infer"]
 Answer = dict[str, Any] | Refusal
 
+_OPTIONS: dict[Verb, tuple[str, ...]] = {
+    "predict": ("top", "labels", "templates"),
+    "explain": ("label", "labels", "templates"),
+    "embed": (),
+}
 PREDICTING: tuple[Verb, ...] = ("predict", "infer")
 DEFAULT_TOP = 5
 PROBED_EVERY_S = 10.0
@@ -144,6 +150,7 @@ class LocalEndpoint:
             answers = self._answers(asked.submission, top=len(self.entry.labels), by=by)
             return inference_protocol.rendered(answers, asked, entry=self.entry), answers
         submission = parse(body, accepts=accepts, limits=limits)
+        _refuse_unasked(verb, submission)
         if (submission.labels or submission.templates) and not self.entry.zero_shot:
             raise Refusal(
                 "unsuitable", "labels: this model has labels of its own. Leave the key out"
@@ -159,9 +166,18 @@ class LocalEndpoint:
                 vectors = self._embeddings(submission.items)
                 return _embedded(vectors), vectors
             case "explain":
+                self._refuse_unexplained()
                 return _explanation(explained, submission), submission.items
             case _:
                 assert_never(verb)
+
+    def _refuse_unexplained(self) -> None:
+        kind = self.entry.bundle.task.kind
+        if by_position(kind):
+            raise Refusal(
+                "unoffered",
+                f"{kind} gives no label to a whole input, which could be explained. Use :predict",
+            )
 
     def _answers(self, submission: Submission, *, top: int, by: Predictor) -> list[Answer]:
         """An answer or a problem for each input, in order.
@@ -215,6 +231,17 @@ class LocalEndpoint:
             found = [one if isinstance(one, Refusal) else next(vectors) for one in found]
         _refuse_if_nothing(found)
         return found
+
+
+def _refuse_unasked(verb: Verb, submission: Submission) -> None:
+    """Refuse what a verb has no use for, rather than leave it out without a word."""
+    offered = _OPTIONS[verb]
+    for name in ("top", "label", "labels", "templates"):
+        if getattr(submission, name) is not None and name not in offered:
+            allowed = (
+                f"Allowed beside the inputs: {listing(offered)}" if offered else "Leave it out"
+            )
+            raise Refusal("malformed", f"{name}: :{verb} has no use for it. {allowed}")
 
 
 def _predict(by: Predictor, inputs: Sequence[Item], top: int) -> Iterable[dict[str, Any]]:

@@ -44,10 +44,12 @@ def json_reply(value: object, *, status: int = 200, **headers: str) -> Reply:
     return Reply(json_bytes(value), status, headers=named)
 
 
-def problem_reply(refused: Refusal, instance: str) -> Reply:
+def problem_reply(refused: Refusal, exchange: Exchange) -> Reply:
     """A problem as the response to a whole request."""
-    body = json_bytes(refused.document(instance))
-    return Reply(body, refused.status, PROBLEM_MEDIA_TYPE, refused.headers)
+    told = refused.document(exchange.id)
+    if exchange.path.startswith("/v2/"):
+        told["error"] = str(refused)  # where clients of the open inference protocol look
+    return Reply(json_bytes(told), refused.status, PROBLEM_MEDIA_TYPE, refused.headers)
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Exchange:
         key: Name of the key that it carries.
         model: It asks for.
         version: That answered.
+        asks: Whether it brings inputs to the model, and is no question about it.
         n_items: Inputs in it.
         n_refused: Those without an answer.
         read_s: The body took to arrive.
@@ -77,6 +80,7 @@ class Exchange:
     key: str | None = None
     model: str | None = None
     version: str | None = None
+    asks: bool = False
     n_items: int = 0
     n_refused: int = 0
     read_s: float = 0.0

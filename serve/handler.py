@@ -21,7 +21,7 @@ from .exchange import Exchange, Reply, Scope, Send, json_reply, problem_reply
 from .keys import Keys
 from .limits import Limits
 from .metrics import Metrics, Snapshot, outcome_of
-from .problems import Refusal, brief
+from .problems import Refusal, brief, not_ready
 from .split import SplitEndpoint, report
 from .worker import Room
 
@@ -80,6 +80,7 @@ class Handler:
         self._total = total
         self._routes = (*routes, *ROUTES)
         self._tells_id = tells_id
+        self._probing: asyncio.Task[dict[str, bool]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -97,6 +98,9 @@ class Handler:
         except ClientGone:
             self._account(exchange, metrics.GONE)
             return
+        except asyncio.CancelledError:  # the server noticed that the client has gone
+            self._account(exchange, metrics.GONE)
+            raise
         self._account(exchange, reply.status)
         await exchange.respond(send, reply, tells_id=self._tells_id)
 
@@ -106,16 +110,16 @@ class Handler:
             async with asyncio.timeout(self.limits.answer_s):
                 return await self._route(exchange)
         except Refusal as refused:
-            return problem_reply(refused, exchange.id)
+            return problem_reply(refused, exchange)
         except TimeoutError:
             late = f"There was no answer within {self.limits.answer_s:g} s. Send fewer inputs"
-            return problem_reply(Refusal("deadline", late), exchange.id)
+            return problem_reply(Refusal("deadline", late), exchange)
         except ClientGone:
             raise
         except Exception:  # noqa: BLE001  (logged; the client gets no more than the request's id)
             _LOG.exception("request %s failed", exchange.id)
             failed = Refusal("internal", "The server's log has the reason under the request's id")
-            return problem_reply(failed, exchange.id)
+            return problem_reply(failed, exchange)
 
     async def _route(self, exchange: Exchange) -> Reply:
         for route in self._routes:
@@ -167,11 +171,21 @@ class Handler:
     async def ask(self, exchange: Exchange, endpoint: Endpoint, verb: Verb) -> Answered:
         """What an endpoint answers to the body of a request."""
         name = endpoint.entry.name
+        exchange.asks = True
         with self.counted.in_flight(name), self.room.held() as take:
             answered = await endpoint.ask(verb, await exchange.body(take))
         exchange.version = answered.by.version
         exchange.n_items, exchange.n_refused = answered.n_items, answered.n_refused
         return answered
+
+    async def ready(self) -> dict[str, bool]:
+        """Whether each model answers its probe; who asks while they are probed waits for these."""
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._probed())
+        return await asyncio.shield(self._probing)
+
+    async def _probed(self) -> dict[str, bool]:
+        return {name: await _is_well(one) for name, one in self.endpoints.items()}
 
     async def snapshot(self) -> Snapshot:
         """What all replicas have counted."""
@@ -179,8 +193,10 @@ class Handler:
 
     def _account(self, exchange: Exchange, status: int) -> None:
         log_access(exchange, status)
-        if exchange.model is None or exchange.version is None:
+        if not exchange.asks:
             return
+        assert exchange.model is not None, "asked no model"
+        assert exchange.version is not None, "asked no version"
         which = {"model": exchange.model, "version": exchange.version}
         partly = status == 200 and exchange.n_refused > 0
         self.counted.add(
@@ -255,10 +271,9 @@ async def _alive(handler: Handler, exchange: Exchange, path: re.Match[str]) -> R
 
 
 async def _ready(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
-    ready = {name: await _is_well(one) for name, one in handler.endpoints.items()}
+    ready = await handler.ready()
     if not all(ready.values()):
-        ill = [name for name, well in ready.items() if not well]
-        raise Refusal("not-ready", f"{listing(ill)} does not answer its probe")
+        raise not_ready([name for name, well in ready.items() if not well])
     return json_reply({"ready": True, "models": ready})
 
 
@@ -277,7 +292,7 @@ async def _metrics(handler: Handler, exchange: Exchange, path: re.Match[str]) ->
 
 
 async def _v2_server(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
-    return json_reply(inference_protocol.SERVER)
+    return json_reply(inference_protocol.server())
 
 
 async def _v2_live(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
@@ -293,7 +308,7 @@ async def _v2_model(handler: Handler, exchange: Exchange, path: re.Match[str]) -
 async def _v2_model_ready(handler: Handler, exchange: Exchange, path: re.Match[str]) -> Reply:
     endpoint = handler.version(exchange, path["name"], path["version"])
     if not await _is_well(endpoint):
-        raise Refusal("not-ready", f"{endpoint.entry.name} does not answer its probe")
+        raise not_ready([endpoint.entry.name])
     return json_reply({"name": endpoint.entry.name, "ready": True})
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from orchestrator.spec.release import PRODUCT, release
+
 from .bodies import Submission, json_object
 from .contract import Datatype
 from .entry import Entry
@@ -21,7 +23,6 @@ from .items import Checked, Item, checked_image, checked_question, checked_text,
 from .options import check_count
 from .problems import Refusal, brief
 
-SERVER = {"name": "transfer-orchestrator", "extensions": []}
 MOST_SIDES = 8  # of a tensor
 
 
@@ -40,12 +41,17 @@ class Inference:
     outputs: frozenset[str] | None = None
 
 
+def server() -> dict[str, Any]:
+    """Which server this is."""
+    return {"name": PRODUCT, "version": release(), "extensions": []}
+
+
 def metadata(entry: Entry, *, versions: Sequence[str]) -> dict[str, Any]:
     """What a model takes and gives, and the versions of it that may be asked."""
     return {
         "name": entry.name,
         "versions": list(versions),
-        "platform": "transfer-orchestrator",
+        "platform": PRODUCT,
         "inputs": [
             {"name": name, "datatype": "BYTES", "shape": [-1]} for name in input_names(entry)
         ],
@@ -117,7 +123,7 @@ def _tensors(inputs: object, names: tuple[str, ...]) -> dict[str, dict[str, Any]
 
 
 def _wanted(outputs: object, offered: tuple[str, ...]) -> frozenset[str] | None:
-    if outputs is None:
+    if outputs is None or outputs == []:
         return None
     if not isinstance(outputs, list) or not all(isinstance(one, dict) for one in outputs):
         raise Refusal("malformed", f"outputs: {brief(outputs)} is no list of tensors")
@@ -177,9 +183,19 @@ def _is_length(side: object) -> bool:
 
 
 def _texts(data: list[Any], shape: list[int], entry: Entry) -> list[str]:
-    if math.prod(shape) != len(data) or not all(isinstance(text, str) for text in data):
+    found = _flat(data, len(shape))
+    if math.prod(shape) != len(found) or not all(isinstance(text, str) for text in found):
         raise Refusal("malformed", f"data: not the {shape} strings that `shape` says")
-    check_count(len(data), entry.limits)
+    check_count(len(found), entry.limits)
+    return found
+
+
+def _flat(data: list[Any], n_sides: int) -> list[Any]:
+    """The values in row-major order, which may be nested as the shape is."""
+    for _ in range(n_sides - 1):
+        if not all(isinstance(row, list) for row in data):
+            break
+        data = [value for row in data for value in row]
     return data
 
 
@@ -209,9 +225,11 @@ def _pixels(data: list[Any], shape: list[int], entry: Entry) -> Sequence[Item]:
     if height * width > entry.limits.pixels:
         raise Refusal("too-large", f"shape: at most {entry.limits.pixels:,} pixels are taken")
     try:
-        values = np.asarray(data, np.int64).reshape(shape)
+        values = np.asarray(data).reshape(shape)
     except (ValueError, TypeError, OverflowError) as err:
         raise Refusal("malformed", f"data: not the {shape} numbers that `shape` says") from err
+    if values.dtype.kind not in "iu":
+        raise Refusal("malformed", "data: UINT8 are whole numbers")
     if values.min() < 0 or values.max() > 255:
         raise Refusal("unsuitable", "data: UINT8 goes from 0 to 255")
     return [Image.fromarray(pixels) for pixels in values.astype(np.uint8)]

@@ -10,6 +10,9 @@ from typing import Any
 
 from PIL import Image
 
+from orchestrator.data.texts import decode_text
+from orchestrator.errors import UnreadableExample, reason_of
+
 from .images import check_image
 from .limits import Limits
 from .problems import Refusal
@@ -38,14 +41,19 @@ def checked_image(data: bytes, limits: Limits) -> Checked:
 
 def checked_text(value: Checked | bytes, limits: Limits) -> Checked:
     """A text, or the bytes of a text file, if it is short enough and all of it is characters."""
-    if not isinstance(value, str | bytes):
+    if isinstance(value, bytes):
+        try:
+            value = decode_text(value)
+        except UnreadableExample as err:
+            return Refusal("undecodable", reason_of(err))
+    if not isinstance(value, str):
         return value
-    if len(value) > limits.text_chars * (1 if isinstance(value, str) else 4):
+    if len(value) > limits.text_chars:
         return Refusal(
             "too-large",
             f"The text has {len(value):,} characters. At most {limits.text_chars:,} are taken",
         )
-    if isinstance(value, str) and not is_unicode(value):
+    if not is_unicode(value):
         return Refusal("undecodable", "The text holds half of a surrogate pair: it is no Unicode")
     return value
 

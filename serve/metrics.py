@@ -21,6 +21,7 @@ REQUESTS = "orchestrator_requests_total"
 ITEMS = "orchestrator_items_total"
 SECONDS = "orchestrator_request_seconds"
 COMPARED = "orchestrator_comparisons_total"
+UNCOMPARED = "orchestrator_uncompared_requests_total"
 VERSION_SECONDS = "orchestrator_version_seconds"
 DRIFT_SHIFT = "orchestrator_input_drift_shift"
 DRIFT_FAR = "orchestrator_input_drift_far_share"
@@ -31,6 +32,7 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     ITEMS: ("counter", "Inputs by whether they were answered"),
     SECONDS: ("histogram", "Seconds from the first byte of a request to its answer"),
     COMPARED: ("counter", "Answers of a candidate beside those of the version that is trusted"),
+    UNCOMPARED: ("counter", "Requests of which no answers of two versions could be compared"),
     VERSION_SECONDS: (
         "histogram",
         "Seconds that each of two versions took to answer, whether or not a client was told",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from orchestrator.bundle.reference import NAME_RULE
+from orchestrator.spec.release import release
 
 from . import contract
 from .problems import KINDS, Slug
@@ -70,6 +70,13 @@ NAME: Json = {
     "required": True,
     "description": "a name that is served",
     "schema": {"type": "string", "pattern": NAME_RULE},
+}
+VERSION: Json = {
+    "name": "version",
+    "in": "path",
+    "required": True,
+    "description": "a version of it that is served",
+    "schema": {"type": "string", "pattern": "^[0-9A-Za-z]+$"},
 }
 ANSWERED: Json = {
     "X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"},
@@ -133,9 +140,46 @@ def _ask(verb: str, summary: str, answer: type[BaseModel], body: type[BaseModel]
         answer,
         body=body,
         files=True,
-        slugs=("unknown-model", *(() if verb == "predict" else ("unoffered",)), *BODY),
+        slugs=("unknown-model", *(("unoffered",) if verb == "explain" else ()), *BODY),
         parameters=(NAME, *((TOP,) if verb == "predict" else ())),
         versioned=True,
+    )
+
+
+def _of_a_model(path: str, *, of: str = "") -> tuple[Operation, ...]:
+    """What the open inference protocol has at a model, or at one of its versions."""
+    tag = "Open inference protocol"
+    where = (NAME, VERSION) if "{version}" in path else (NAME,)
+    return (
+        Operation(
+            "post",
+            f"{path}/infer",
+            tag,
+            f"The answers of {of}a model as tensors",
+            contract.InferResponse,
+            body=contract.InferRequest,
+            slugs=("unknown-model", *BODY),
+            parameters=where,
+            versioned=True,
+        ),
+        Operation(
+            "get",
+            path,
+            tag,
+            f"What {of}a model takes and gives",
+            contract.InferMetadata,
+            slugs=("unknown-model",),
+            parameters=where,
+        ),
+        Operation(
+            "get",
+            f"{path}/ready",
+            tag,
+            f"Whether {of}a model has answered a probe",
+            contract.ModelReady,
+            slugs=("unknown-model", "not-ready"),
+            parameters=where,
+        ),
     )
 
 
@@ -173,35 +217,8 @@ OPERATIONS = (
         open=True,
     ),
     Operation("get", "/metrics", "State", "Counts and times for Prometheus", "text/plain"),
-    Operation(
-        "post",
-        "/v2/models/{name}/infer",
-        "Open inference protocol",
-        "Probabilities of every label",
-        contract.InferResponse,
-        body=contract.InferRequest,
-        slugs=("unknown-model", "unoffered", *BODY),
-        parameters=(NAME,),
-        versioned=True,
-    ),
-    Operation(
-        "get",
-        "/v2/models/{name}",
-        "Open inference protocol",
-        "What a model takes and gives",
-        contract.InferMetadata,
-        slugs=("unknown-model",),
-        parameters=(NAME,),
-    ),
-    Operation(
-        "get",
-        "/v2/models/{name}/ready",
-        "Open inference protocol",
-        "One model has answered a probe",
-        contract.ModelReady,
-        slugs=("unknown-model", "not-ready"),
-        parameters=(NAME,),
-    ),
+    *_of_a_model("/v2/models/{name}"),
+    *_of_a_model("/v2/models/{name}/versions/{version}", of="one version of "),
     Operation("get", "/v2", "Open inference protocol", "Which server", contract.ServerMetadata),
     Operation(
         "get",
@@ -244,7 +261,7 @@ def document() -> Json:
         "info": {
             "title": "Transfer Orchestrator",
             "description": DESCRIPTION,
-            "version": _version(),
+            "version": release(),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "."}],
@@ -299,7 +316,8 @@ def _described(operation: Operation) -> Json:
 
 
 def _identity(operation: Operation) -> str:
-    path = operation.path.replace("{name}", "one").replace(".", "-").replace(":", "/")
+    path = operation.path.replace("{name}", "one").replace("{version}", "one")
+    path = path.replace(".", "-").replace(":", "/")
     return "-".join([operation.method, *path.strip("/").split("/")]).removesuffix("-")
 
 
@@ -336,10 +354,3 @@ def _problem(status: int, slugs: Iterable[Slug]) -> Json:
 
 def _ref(model: type[BaseModel]) -> Json:
     return {"$ref": f"#/components/schemas/{model.__name__}"}
-
-
-def _version() -> str:
-    try:
-        return version("transfer-orchestrator")
-    except PackageNotFoundError:
-        return "0"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, listing
 
 Slug = Literal[
     "malformed",
@@ -117,6 +117,16 @@ def overloaded(what: str, *, retry_after_s: int = 1) -> Refusal:
     return Refusal(
         "overloaded",
         f"{what}. Send the request again in {retry_after_s} s, or fewer at once",
+        {"Retry-After": str(retry_after_s)},
+    )
+
+
+def not_ready(names: Sequence[str], *, retry_after_s: int = 2) -> Refusal:
+    """The 503 that says which models cannot answer."""
+    return Refusal(
+        "not-ready",
+        f"{listing(names)} does not answer its probe. Ask again in {retry_after_s} s; the server's "
+        "log has the reason",
         {"Retry-After": str(retry_after_s)},
     )
 

@@ -25,8 +25,9 @@ COMPARED_AT_ONCE = 4  # comparisons beyond these are left out: they must not cro
 # in the candidate's place needs some too.
 CANDIDATE_FRACTION = 0.3
 
-# `failed`: the candidate gave no answer. `skipped`: nothing was compared, for another reason.
-Outcome = Literal["same", "different", "failed", "skipped"]
+Agreement = Literal["same", "different"]  # of one answer
+# Of a request: the candidate gave no answer; or nothing was compared, for another reason.
+Uncompared = Literal["failed", "skipped"]
 
 
 @dataclass
@@ -76,7 +77,7 @@ class SplitEndpoint:
             self._later(self._checked(outcome, verb, body))
             return outcome
         answered = await self._timed(self.current, verb, body)  # or the client's own fault
-        self._count(outcome)
+        self._count(metrics.UNCOMPARED, outcome)
         return answered
 
     async def probe(self) -> None:
@@ -87,9 +88,7 @@ class SplitEndpoint:
         """Wait for the comparisons that run."""
         await asyncio.gather(*self._comparing, return_exceptions=True)
 
-    async def _of_candidate(
-        self, verb: Verb, body: Body, fraction: float
-    ) -> Answered | Literal["failed", "skipped"]:
+    async def _of_candidate(self, verb: Verb, body: Body, fraction: float) -> Answered | Uncompared:
         """The candidate's answer, or what is counted in its place.
 
         Args:
@@ -114,7 +113,7 @@ class SplitEndpoint:
         if isinstance(outcome, Answered):
             self._compare(answered, outcome)
         else:
-            self._count(outcome)
+            self._count(metrics.UNCOMPARED, outcome)
 
     async def _checked(self, answered: Answered, verb: Verb, body: Body) -> None:
         """Compare the candidate's answer, which the client was given, with the trusted one."""
@@ -122,10 +121,13 @@ class SplitEndpoint:
             async with asyncio.timeout(self.entry.limits.answer_s):
                 trusted = await self._timed(self.current, verb, body)
         except Refusal as refused:
-            self._count("skipped" if refused.status >= 500 else "different")
+            if refused.status >= 500:
+                self._count(metrics.UNCOMPARED, "skipped")
+            else:
+                self._count(metrics.COMPARED, "different", answered.n_items)
         except Exception:  # noqa: BLE001  (nobody waits for it, and it is not the candidate's)
             _LOG.exception("the trusted version of %s failed beside its candidate", self.entry.name)
-            self._count("skipped")
+            self._count(metrics.UNCOMPARED, "skipped")
         else:
             self._compare(trusted, answered)
 
@@ -143,7 +145,7 @@ class SplitEndpoint:
     def _later(self, comparison: Coroutine[Any, Any, None]) -> None:
         if len(self._comparing) >= COMPARED_AT_ONCE:
             comparison.close()
-            self._count("skipped")
+            self._count(metrics.UNCOMPARED, "skipped")
             return
         task = asyncio.get_running_loop().create_task(comparison)
         self._comparing.add(task)
@@ -151,11 +153,12 @@ class SplitEndpoint:
 
     def _compare(self, one: Answered, other: Answered) -> None:
         for a, b in zip(one.gists, other.gists, strict=True):
-            self._count("same" if a == b else "different")
+            self._count(metrics.COMPARED, "same" if a == b else "different")
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count(self, what: str, outcome: Agreement | Uncompared, n: int = 1) -> None:
         self.counted.add(
-            metrics.COMPARED,
+            what,
+            n,
             model=self.entry.name,
             version=self.current.entry.version,
             candidate=self.candidate.entry.version,
@@ -166,26 +169,26 @@ class SplitEndpoint:
 def report(split: SplitEndpoint, total: metrics.Snapshot) -> dict[str, Any]:
     """How both versions did, as `GET /v1/models/NAME` tells it."""
     name, identity = split.entry.name, split.candidate.entry.identity
-    compared = {
-        outcome: metrics.total_of(
-            total, metrics.COMPARED, model=name, candidate=identity.version, outcome=outcome
-        )
-        for outcome in get_args(Outcome)
-    }
-    judged = compared["same"] + compared["different"]
+
+    def counts(what: str, outcomes: tuple[str, ...]) -> dict[str, int]:
+        which = {"model": name, "candidate": identity.version}
+        return {one: int(metrics.total_of(total, what, outcome=one, **which)) for one in outcomes}
+
+    compared = counts(metrics.COMPARED, get_args(Agreement))
+    uncompared = counts(metrics.UNCOMPARED, get_args(Uncompared))
+    judged = sum(compared.values())
     return {
         "version": identity.version,
         "alias": identity.alias,
         "digest": identity.digest,
         "mode": split.mode,
         "share": split.share,
-        "compared": {key: int(value) for key, value in compared.items()},
+        "compared": compared,
+        "uncompared": uncompared,
         "agreement": round(compared["same"] / judged, 4) if judged else None,
         "versions": {
             split.entry.version: _served(total, name, split.entry.version),
-            identity.version: _served(
-                total, name, identity.version, failed=int(compared["failed"])
-            ),
+            identity.version: _served(total, name, identity.version, failed=uncompared["failed"]),
         },
     }
 

@@ -15,7 +15,7 @@ from threading import Event
 _TOLD: ContextVar[Event | None] = ContextVar("told_to_stop", default=None)
 
 
-class Stopped(BaseException):  # noqa: N818  (no fault: nobody waits for the answer any more)
+class Stopped(BaseException):
     """The work was told to stop.
 
     As asyncio's CancelledError it is no Exception: what looks after failures must let it pass.

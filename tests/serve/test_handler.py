@@ -291,6 +291,23 @@ def test_what_cannot_be_explained_is_refused(call: Call) -> None:
     problem(call("POST", path, json=in_json(RED, label="violet")), 422, "unsuitable")
 
 
+@pytest.mark.parametrize(
+    ("verb", "options", "said"),
+    [
+        ("predict", {"label": "red"}, "label"),
+        ("explain", {"top": 2}, "top"),
+        ("embed", {"labels": ["red", "blue"]}, "labels"),
+        ("embed", {"templates": ["a {}."]}, "templates"),
+    ],
+)
+def test_what_a_verb_has_no_use_for_is_refused(
+    call: Call, verb: str, options: dict[str, Any], said: str
+) -> None:
+    response = call("POST", f"/v1/models/colours:{verb}", json=in_json(RED, **options))
+    problem(response, 400, "malformed")
+    assert response.json()["detail"].startswith(f"{said}: ")
+
+
 def test_health_is_told_without_a_probe_and_readiness_after_one(call: Call) -> None:
     assert call("GET", "/healthz").json() == {"alive": True}
     assert call("GET", "/readyz").json()["models"] == {"colours": True, "lengths": True}
@@ -496,6 +513,8 @@ def test_requests_are_counted_by_model_version_and_outcome(make: Callable[..., H
         await ask(handler, "POST", PREDICT, json=in_json(RED, b"no"))
         await ask(handler, "POST", PREDICT, content=b"no")
         await ask(handler, "GET", "/v1/models/unknown")
+        for path in ("/v1/models/colours", "/v2/models/colours", "/v2/models/colours/ready"):
+            await ask(handler, "GET", path)  # questions about the model, and none to it
         return (await ask(handler, "GET", "/metrics")).text
 
     text = asyncio.run(several())
@@ -506,3 +525,52 @@ def test_requests_are_counted_by_model_version_and_outcome(make: Callable[..., H
     assert 'orchestrator_request_seconds_count{model="colours",version="3"} 3' in text
     assert 'orchestrator_requests_in_flight{model="colours"} 0' in text
     assert "unknown" not in text
+
+
+def test_a_request_that_its_client_gives_up_is_counted(make: Callable[..., Handler]) -> None:
+    handler = make(seconds=0.3)
+
+    async def give_up() -> str:
+        asked = asyncio.create_task(ask(handler, "POST", PREDICT, content=RED))
+        await asyncio.sleep(0.1)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        return (await ask(handler, "GET", "/metrics")).text
+
+    text = asyncio.run(give_up())
+    assert 'orchestrator_requests_total{model="colours",outcome="gone",version="3"} 1' in text
+
+
+def test_who_asks_for_readiness_while_it_is_found_out_waits_for_the_same(
+    make: Callable[..., Handler],
+) -> None:
+    handler = make()
+    probed: list[str] = []
+
+    class Probed:
+        def __init__(self, entry: Any) -> None:
+            self.entry = entry
+
+        async def probe(self) -> None:
+            probed.append(self.entry.name)
+            await asyncio.sleep(0.1)
+
+    handler.endpoints = {name: Probed(one.entry) for name, one in handler.endpoints.items()}  # type: ignore[misc]
+
+    async def twice() -> list[httpx.Response]:
+        first = await asyncio.gather(*(ask(handler, "GET", "/readyz") for _ in range(5)))
+        return [*first, await ask(handler, "GET", "/readyz")]
+
+    assert {response.status_code for response in asyncio.run(twice())} == {200}
+    assert probed == ["colours", "lengths"] * 2
+
+
+def test_the_bytes_of_a_text_are_as_long_as_their_characters(
+    call: Call, make: Callable[..., Handler]
+) -> None:
+    handler = make(limits=Limits(text_chars=10))
+    path = "/v1/models/lengths:predict"
+    for text in ("a" * 11, "\u00e4" * 11):
+        problem(call("POST", path, to=handler, content=text.encode()), 422, "too-large")
+    assert call("POST", path, to=handler, content=("\u00e4" * 10).encode()).status_code == 200

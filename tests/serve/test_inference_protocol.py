@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,11 @@ def values(answer: dict[str, Any], name: str) -> Any:
 
 
 def test_the_server_and_the_model_say_what_they_are(call: Call) -> None:
-    assert call("GET", "/v2").json()["name"] == "transfer-orchestrator"
+    assert call("GET", "/v2").json() == {
+        "name": "transfer-orchestrator",
+        "version": version("transfer-orchestrator"),
+        "extensions": [],
+    }
     assert call("GET", "/v2/health/live").json() == {"live": True}
     assert call("GET", "/v2/health/ready").json()["ready"] is True
     assert call("GET", "/v2/models/colours/ready").json() == {"name": "colours", "ready": True}
@@ -70,9 +75,28 @@ def test_pixels_are_answered_as_their_file_is(call: Call) -> None:
     np.testing.assert_array_equal(*both)
 
 
-def test_only_the_tensors_that_are_wanted_come_back(call: Call) -> None:
-    body = {**tensor([base64.b64encode(RED).decode()]), "outputs": [{"name": "label"}]}
-    assert [one["name"] for one in call("POST", INFER, json=body).json()["outputs"]] == ["label"]
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ([{"name": "label"}], ["label"]),
+        ([], ["probabilities", "label"]),
+        (None, ["probabilities", "label"]),
+    ],
+)
+def test_only_the_tensors_that_are_wanted_come_back(
+    call: Call, wanted: Any, told: list[str]
+) -> None:
+    body = {**tensor([base64.b64encode(RED).decode()]), "outputs": wanted}
+    assert [one["name"] for one in call("POST", INFER, json=body).json()["outputs"]] == told
+
+
+def test_values_may_be_nested_as_their_shape_is(call: Call) -> None:
+    one, other = (base64.b64encode(file).decode() for file in (RED, BLUE))
+    answer = call("POST", INFER, json=tensor([[one], [other]], shape=[2, 1])).json()
+    assert values(answer, "label").tolist() == ["red", "blue"]
+    pixels = [[[[250, 10, 10]] * 4] * 4]
+    nested = tensor(pixels, datatype="UINT8", shape=[1, 4, 4, 3])
+    assert values(call("POST", INFER, json=nested).json(), "label").tolist() == ["red"]
 
 
 def test_texts_are_answered(call: Call) -> None:
@@ -102,6 +126,9 @@ def test_texts_are_answered(call: Call) -> None:
         (tensor([1]), 400),
         (tensor([1, 2], datatype="UINT8", shape=[1, 1, 1, 3]), 400),
         (tensor([1, 2, 300], datatype="UINT8", shape=[1, 1, 1, 3]), 422),
+        (tensor([1, 2, 1.9], datatype="UINT8", shape=[1, 1, 1, 3]), 400),
+        (tensor([True] * 3, datatype="UINT8", shape=[1, 1, 1, 3]), 400),
+        (tensor([["AAAA"], "AAAA"], shape=[2, 1]), 400),
         (tensor([1, 2, "x"], datatype="UINT8", shape=[1, 1, 1, 3]), 400),
         (tensor([1, 2, 10**30], datatype="UINT8", shape=[1, 1, 1, 3]), 400),
         (tensor([1], datatype="UINT8", shape=[1, 1 << 20, 1 << 20, 3]), 422),
@@ -115,6 +142,7 @@ def test_what_the_protocol_does_not_allow_is_refused(
     response = call("POST", INFER, json=body)
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["detail"] in response.json()["error"]
     assert len(response.content) < 2000
 
 

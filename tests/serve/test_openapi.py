@@ -48,11 +48,13 @@ def actual(routes: tuple[Route, ...]) -> set[tuple[str, str]]:
     found = set()
     for route in routes:
         path = re.sub(r"\(\?P<name>[^)]*\)", "{name}", route.path.pattern)
-        path = path.replace("(/versions/(?P<version>[0-9A-Za-z]+))?", "").replace("\\", "")
+        path = path.replace("\\", "")
+        versions = "(/versions/(?P<version>[0-9A-Za-z]+))?"
         verbs = re.search(r"\(\?P<verb>([^)]*)\)", path)
         for verb in verbs[1].split("|") if verbs else ("",):
             whole = path.replace(verbs[0], verb) if verbs else path
-            found |= {(method.lower(), whole) for method in route.actions}
+            named = {whole.replace(versions, one) for one in ("", "/versions/{version}")}
+            found |= {(method.lower(), one) for method in route.actions for one in named}
     return found
 
 
@@ -91,6 +93,7 @@ def test_every_problem_that_exists_is_described_somewhere() -> None:
         ("GET", "/v2/health/ready", "/v2/health/ready", {}),
         ("GET", "/v2/models/colours", "/v2/models/{name}", {}),
         ("GET", "/v2/models/colours/ready", "/v2/models/{name}/ready", {}),
+        ("GET", "/v2/models/colours/versions/3", "/v2/models/{name}/versions/{version}", {}),
         ("POST", "/v2/models/lengths/infer", "/v2/models/{name}/infer", {"json": IN_V2}),
     ],
 )
@@ -128,6 +131,7 @@ def _properties(reference: dict[str, Any]) -> dict[str, Any]:
         ("POST", "/v1/models/lengths:embed", "/v1/models/{name}:embed", {"json": {"inputs": [1]}}),
         ("GET", "/v1/models/none", "/v1/models/{name}", {}),
         ("POST", "/v2/models/colours/infer", "/v2/models/{name}/infer", {"json": {}}),
+        ("GET", "/v2/models/colours/versions/4", "/v2/models/{name}/versions/{version}", {}),
     ],
 )
 def test_a_problem_is_as_described(

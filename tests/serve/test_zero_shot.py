@@ -121,9 +121,7 @@ def test_what_a_request_leaves_open_is_as_the_bundle_has_it(
         models.append(Model(pinned(str(tmp_path / name), name=name, registry=None)))
     limits = Limits()
     found = loaded(models, limits=limits, worker=Worker(threads=1, queue=limits.queue))
-    handler = Handler(
-        {one.entry.name: one for one in found.values()}, limits=limits, keys=Keys({})
-    )
+    handler = Handler({one.entry.name: one for one in found.values()}, limits=limits, keys=Keys({}))
 
     def told(name: str, labels: list[str], **options: Any) -> Any:
         body = {"inputs": [{"image": picture}], "labels": labels, **options}
