@@ -99,6 +99,7 @@ class LocalEndpoint:
         explainer: Those of explanations, which take dozens of passes each; `worker` when None.
         watched: The same, where drift is watched: it answers what clients ask.
         open_one: The same, where requests may bring their own labels.
+        well_at_s: When it answered last, on the monotonic clock.
     """
 
     entry: Entry
@@ -107,13 +108,13 @@ class LocalEndpoint:
     explainer: Worker | None = None
     watched: Watched | None = None
     open_one: ZeroShotPredictor | None = None
-    _well_at_s: float = field(default=-math.inf, init=False)
+    well_at_s: float = field(default=-math.inf, init=False)
 
     async def ask(self, verb: Verb, body: Body) -> Answered:
         worker = self.explainer if verb == "explain" and self.explainer else self.worker
         done = await worker.run(partial(self._answer, verb, body))
         content, items = done.value
-        self._well_at_s = time.monotonic()
+        self.well_at_s = time.monotonic()
         return Answered(
             self.entry.identity,
             content,
@@ -129,7 +130,7 @@ class LocalEndpoint:
 
         The probe has a thread to itself: a queue of requests before it is no illness.
         """
-        if time.monotonic() - self._well_at_s > PROBED_EVERY_S:
+        if time.monotonic() - self.well_at_s > PROBED_EVERY_S:
             await asyncio.to_thread(self.check)
 
     def check(self) -> None:
@@ -139,7 +140,7 @@ class LocalEndpoint:
             Refusal: The model cannot.
         """
         self._answers(Submission((sample(self.entry),)), top=1, by=self.predictor)
-        self._well_at_s = time.monotonic()
+        self.well_at_s = time.monotonic()
 
     def _answer(self, verb: Verb, body: Body) -> tuple[dict[str, Any], Sequence[object]]:
         """The content of an answer, and what became of each input."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,10 +14,12 @@ from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from orchestrator.bundle.drift import Drift
+
 from . import access_log, metrics
 from .bodies import Body
 from .endpoint import Answered, Endpoint, LocalEndpoint, Verb
-from .entry import Entry
+from .entry import Entry, Identity
 from .handler import Handler
 from .keys import Keys
 from .limits import Limits
@@ -28,6 +31,9 @@ from .problems import Refusal, overloaded
 from .split import SplitEndpoint
 from .tally import tally
 from .worker import Worker
+
+
+PROBED_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -98,32 +104,44 @@ class Teller:
         self._replica = serve.get_replica_context().replica_tag
         self._tally = tally()
 
-    def tell(self, endpoints: Iterable[LocalEndpoint]) -> Any:
-        """What may be awaited, and need not be."""
-        for endpoint in endpoints:
-            drift = endpoint.watched.drift() if endpoint.watched else None
-            if drift is not None:
-                identity = endpoint.entry.identity
-                labels = {"model": identity.name, "version": identity.version}
-                labels["replica"] = self._replica
-                self._counted.set(metrics.DRIFT_SHIFT, drift.shift, **labels)
-                self._counted.set(metrics.DRIFT_FAR, drift.far_share, **labels)
-        return self._tally.tell.remote(self._replica, self._counted.snapshot())
+    async def tell(self, endpoints: Iterable[LocalEndpoint], *, last: bool = False) -> Any:
+        """The call that tells, which may be awaited and need not be.
+
+        Args:
+            endpoints: Whose drift is told; it is computed beside the event loop.
+            last: Whether the replica counts no more after this.
+        """
+        for identity, drift in await asyncio.to_thread(_drifts, list(endpoints)):
+            labels = {"model": identity.name, "version": identity.version}
+            labels["replica"] = self._replica
+            self._counted.set(metrics.DRIFT_SHIFT, drift.shift, **labels)
+            self._counted.set(metrics.DRIFT_FAR, drift.far_share, **labels)
+        return self._tally.tell.remote(self._replica, self._counted.snapshot(), last=last)
 
     async def total(self, endpoints: Iterable[LocalEndpoint]) -> Snapshot:
         """What all replicas counted; this one's own where the tally does not answer."""
         try:
-            await self.tell(endpoints)
+            await (await self.tell(endpoints))
             total: Snapshot = await self._tally.total.remote()
         except RayError:
             return self._counted.snapshot()
         return total
 
 
+def _drifts(endpoints: Iterable[LocalEndpoint]) -> list[tuple[Identity, Drift]]:
+    found = []
+    for endpoint in endpoints:
+        drift = endpoint.watched.drift() if endpoint.watched else None
+        if drift is not None:
+            found.append((endpoint.entry.identity, drift))
+    return found
+
+
 class OwnModel:
     """A model in a deployment of its own."""
 
     def __init__(self, model: Model, limits: Limits, at_once: int) -> None:
+        _log_to_stdout()
         worker = Worker(threads=at_once, queue=limits.queue)
         self._endpoint = loaded([model], limits=limits, worker=worker)[model]
         self._teller = Teller(Metrics())
@@ -137,7 +155,7 @@ class OwnModel:
 
     async def check_health(self) -> None:
         """Predict, or raise; and tell how inputs drift. The ingress counts the requests."""
-        self._teller.tell([self._endpoint])
+        await self._teller.tell([self._endpoint])
         await self._endpoint.probe()
 
 
@@ -172,12 +190,18 @@ class Ingress:
 
     async def check_health(self) -> None:
         """Predict with every trusted model here, or raise; and tell what was counted."""
-        self._teller.tell(_local(self._endpoints))
-        trusted = (
+        await self._teller.tell(_local(self._endpoints))
+        trusted = _local(
             one.current if isinstance(one, SplitEndpoint) else one for one in self._endpoints
         )
-        for endpoint in _local(trusted):
+        # Of many models a few at a time, so that probing all never fills the time between checks.
+        for endpoint in sorted(trusted, key=lambda one: one.well_at_s)[:PROBED_AT_ONCE]:
             await endpoint.probe()
+
+    async def __del__(self) -> None:
+        """Tell what was counted last; Ray calls it when the replica has answered everything."""
+        if hasattr(self, "_endpoints"):
+            await (await self._teller.tell(_local(self._endpoints), last=True))
 
     def _endpoint(
         self, served: Served, limits: Limits, here: Mapping[Model, LocalEndpoint]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -12,26 +13,48 @@ from .metrics import GAUGES, Snapshot, merged
 NAME = "orchestrator-tally"
 NAMESPACE = "orchestrator"
 SILENT_S = 30.0  # what a replica that has told nothing for so long measured is over
+GONE_S = 3600.0  # and one that has told nothing for so long will tell nothing more
 
 
 class Tally:
-    """Sums that outlive the replicas that counted them."""
+    """Sums that outlive the replicas that counted them.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._told: dict[str, tuple[float, Snapshot]] = {}
+        self._ended: Snapshot = {}
         self._settings: str | None = None
 
-    def tell(self, replica: str, snapshot: Snapshot) -> None:
-        """Replace what a replica has counted since it began."""
-        self._told[replica] = (time.monotonic(), snapshot)
+    def tell(self, replica: str, snapshot: Snapshot, *, last: bool = False) -> None:
+        """Replace what a replica has counted since it began; with `last` it will count no more."""
+        self._told[replica] = (self._clock(), snapshot)
+        if last:
+            self._end(replica)
 
     def total(self) -> Snapshot:
         """The sum over all replicas there ever were."""
-        now_s = time.monotonic()
+        now_s = self._clock()
+        for replica, (told_s, _) in list(self._told.items()):
+            if now_s - told_s > GONE_S:
+                self._end(replica)
         return merged(
-            _lasting(snapshot) if now_s - told_s > SILENT_S else snapshot
-            for told_s, snapshot in self._told.values()
+            (
+                self._ended,
+                *(
+                    _lasting(snapshot) if now_s - told_s > SILENT_S else snapshot
+                    for told_s, snapshot in self._told.values()
+                ),
+            )
         )
+
+    def _end(self, replica: str) -> None:
+        """Add what a replica counted to what all ended ones did: there is no end to their names."""
+        _, snapshot = self._told.pop(replica)
+        self._ended = merged((self._ended, _lasting(snapshot)))
 
     def remember(self, settings: str) -> None:
         """Keep the settings of the application that runs now."""

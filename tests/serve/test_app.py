@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from serve import app
 from serve.app import AppSettings, pinned_settings
 from serve.loading import Model
 from serve.pinning import pinned
-from serve.replica import Ingress
+from serve.replica import PROBED_AT_ONCE, Ingress
 from serve.split import SplitEndpoint
 from tests.serve.material import COLOURS, plain_bundle
 
@@ -90,10 +91,24 @@ class Probed:
 
     def __init__(self, *, well: bool) -> None:
         self.well = well
+        self.well_at_s = 0.0
+        self.n_probed = 0
 
     async def probe(self) -> None:
+        self.n_probed += 1
         if not self.well:
             raise RuntimeError("out of memory")
+        self.well_at_s = time.monotonic()
+
+
+class Told:
+    """Takes what a replica tells."""
+
+    def __init__(self) -> None:
+        self.endpoints: list[Any] = []
+
+    async def tell(self, endpoints: Any) -> None:
+        self.endpoints += endpoints
 
 
 @pytest.mark.parametrize(
@@ -107,16 +122,32 @@ def test_a_replica_is_healthy_while_what_is_trusted_answers(
     if candidate is not None:
         endpoint = SplitEndpoint(endpoint, Probed(well=candidate), 0.1, None)  # type: ignore[arg-type]
     monkeypatch.setattr("serve.replica.LocalEndpoint", Probed)
-    told: list[Any] = []
-    ingress: Any = SimpleNamespace(
-        _endpoints=(endpoint,), _teller=SimpleNamespace(tell=lambda all_of: told.extend(all_of))
-    )
+    told = Told()
+    ingress: Any = SimpleNamespace(_endpoints=(endpoint,), _teller=told)
     if healthy:
         asyncio.run(Ingress.check_health(ingress))
     else:
         with pytest.raises(RuntimeError, match="out of memory"):
             asyncio.run(Ingress.check_health(ingress))
-    assert len(told) == (1 if candidate is None else 2)
+    assert len(told.endpoints) == (1 if candidate is None else 2)
+
+
+def test_of_many_models_each_is_probed_in_its_turn_and_an_ill_one_always(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serve.replica.LocalEndpoint", Probed)
+    models = [Probed(well=True) for _ in range(3 * PROBED_AT_ONCE)]
+    ingress: Any = SimpleNamespace(_endpoints=models, _teller=Told())
+    for n in (1, 2, 3):
+        asyncio.run(Ingress.check_health(ingress))
+        assert sum(one.n_probed for one in models) == n * PROBED_AT_ONCE
+    assert [one.n_probed for one in models] == [1] * len(models)
+    models[-1].well = False
+    for _ in range(2):
+        asyncio.run(Ingress.check_health(ingress))  # it is not its turn yet
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            asyncio.run(Ingress.check_health(ingress))
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,14 @@ import pytest
 
 from orchestrator.bundle.drift import DriftGauge, drift_baseline
 from orchestrator.bundle.predictor import Outputs
-from serve import tally
 from serve.metrics import IN_FLIGHT, REQUESTS, Metrics, rendered, total_of
+from serve.tally import GONE_S, SILENT_S, Tally
 from serve.watching import Watched
 
 
-def test_counters_outlive_their_replica_and_gauges_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = tally.Tally()
+def test_counters_outlive_their_replica_and_gauges_do_not() -> None:
+    now_s = 0.0
+    counts = Tally(clock=lambda: now_s)
     for replica, n in (("a", 3), ("b", 4)):
         told = Metrics()
         told.add(REQUESTS, n, model="m", outcome="ok")
@@ -22,9 +23,22 @@ def test_counters_outlive_their_replica_and_gauges_do_not(monkeypatch: pytest.Mo
         counts.tell(replica, told.snapshot())  # the newest replaces, it does not add
     assert total_of(counts.total(), REQUESTS, model="m") == 7
     assert total_of(counts.total(), IN_FLIGHT) == 2
-    monkeypatch.setattr(tally, "SILENT_S", -1.0)
-    assert total_of(counts.total(), REQUESTS, model="m") == 7
+    for now_s in (SILENT_S + 1, GONE_S + 1, GONE_S + 2):  # noqa: B007  (the clock reads it)
+        assert total_of(counts.total(), REQUESTS, model="m") == 7
+        assert total_of(counts.total(), IN_FLIGHT) == 0
+    assert counts._told == {}
+
+
+def test_what_a_replica_tells_last_is_counted_once_and_its_name_forgotten() -> None:
+    counts = Tally()
+    for n in (3, 5):
+        told = Metrics()
+        told.add(REQUESTS, n, model="m", outcome="ok")
+        told.add(IN_FLIGHT, 1, model="m")
+        counts.tell("a", told.snapshot(), last=n == 5)
+    assert total_of(counts.total(), REQUESTS, model="m") == 5
     assert total_of(counts.total(), IN_FLIGHT) == 0
+    assert counts._told == {}
 
 
 def test_prometheus_reads_what_is_rendered() -> None:
