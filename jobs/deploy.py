@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 from jobs.label_arguments import add_label_arguments, given_labels
 from jobs.registry_arguments import add_registry_argument, default_registry
 from jobs.runtime_arguments import add_runtime_arguments
-from jobs.serving_cluster import LOOPBACK, earlier_endpoint, serving_cluster, set_environment
+from jobs.serving_cluster import earlier_endpoint, serving_cluster, set_environment
 from jobs.terminal import Terminal
 from orchestrator.bundle.reference import check_name, parse_reference
 from orchestrator.errors import OrchestratorError, RegistryError, SpecError
 from orchestrator.spec.clip_models import parse_clip
 from orchestrator.spec.parts import BackboneSpec
 from orchestrator.spec.prompts import with_templates
+from serve.addresses import EVERYWHERE, LOOPBACK, Address, is_loopback
 
 if TYPE_CHECKING:
     from serve.app import AppSettings, EndpointSettings
@@ -110,15 +111,16 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     named += [(name, clip_bundle(args, clip, terminal)) for name, clip in clips]
     if starts:
         check_bundles(args, named)
-    cpus = 2 * (2 + (args.max or args.min or 1)) * len(named) + (os.cpu_count() or 1)
     from serve.app import pinned_settings, run_app, stop_serve
 
-    with serving_cluster(args.address, port=args.port, cpus=cpus) as ours:
+    with serving_cluster(args.address, port=args.port) as ours:
         before = None if ours else _served_now(args)
         settings = pinned_settings(settings_of(args, named, before))
+        if ours:  # nothing else runs on it: there is nobody to reserve CPUs from
+            settings = settings.model_copy(update={"cpus": 0.0})
         terminal.say("loading, and waiting for every replica's first answer")
-        run_app(settings, host=host, port=args.port)
-        document = _told(settings, host, args.port, terminal)
+        listens = run_app(settings, at=Address(host, args.port))
+        document = _told(settings, listens, terminal)
         if ours is None or args.detach:
             return 0, document
         if os.isatty(0):
@@ -298,7 +300,7 @@ def _replicas(args: argparse.Namespace, kept: EndpointSettings | None) -> dict[s
     if args.max is not None:
         most = args.max
     elif kept is None or kept.min_replicas == kept.max_replicas:
-        most = least
+        most = max(1, least)  # what scales to none has one to scale to
     else:
         most = max(kept.max_replicas, least)
     return {"min_replicas": least, "max_replicas": most}
@@ -329,19 +331,21 @@ def checked_host(args: argparse.Namespace) -> str:
     if args.expose:
         if args.keys is None:
             raise SpecError("--expose: everyone could ask. Give the keys that may: --keys FILE")
-        return args.host or "0.0.0.0"
-    host = args.host or LOOPBACK[0]
-    if host not in LOOPBACK:
+        return args.host or EVERYWHERE
+    host = args.host or LOOPBACK
+    if not is_loopback(host):
         raise SpecError(
             f"--host: {host} is reached from other machines. Add --expose and --keys FILE, or use "
-            f"{LOOPBACK[0]}"
+            f"{LOOPBACK}"
         )
     return str(host)
 
 
-def _told(settings: AppSettings, host: str, port: int, terminal: Terminal) -> dict[str, Any]:
+def _told(settings: AppSettings, listens: Address, terminal: Terminal) -> dict[str, Any]:
     """Say what is served where; the same as JSON."""
-    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    from orchestrator.bundle.mlflow_server import shown_uri
+
+    url = listens.url
     for one in settings.endpoints:
         alias = f" ({one.alias})" if one.alias else ""
         beside = f", beside it {one.candidate.bundle}" if one.candidate else ""
@@ -353,7 +357,10 @@ def _told(settings: AppSettings, host: str, port: int, terminal: Terminal) -> di
     terminal.show(f"  curl{key} {body} {url}/v1/models/{first.name}:predict")
     return {
         "url": url,
-        "endpoints": [one.model_dump(mode="json") for one in settings.endpoints],
+        "endpoints": [
+            {**one.model_dump(mode="json"), "registry": one.registry and shown_uri(one.registry)}
+            for one in settings.endpoints
+        ],
         "pid": os.getpid(),
     }
 

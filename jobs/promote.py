@@ -103,9 +103,10 @@ def _registered(
 ) -> dict[str, Any]:
     """Register a bundle and move the alias to it; what is told of it as JSON."""
     from orchestrator.bundle.cache import default_cache
+    from orchestrator.bundle.mlflow_server import shown_uri
     from orchestrator.bundle.registry import Registry
 
-    terminal.say(f"verified; registering at {uri}")
+    terminal.say(f"verified; registering at {shown_uri(uri)}")
     version = Registry(uri, cache=default_cache()).register(
         bundle, name=args.name, alias=args.alias, tags=tags
     )
@@ -118,7 +119,7 @@ def _registered(
         "name": args.name,
         "version": version.version,
         "alias": args.alias,
-        "registry": uri,
+        "registry": shown_uri(uri),
         "onnx": bundle.manifest.onnx and bundle.manifest.onnx.to_json(),
         "without_onnx": bundle.manifest.without_onnx,
     }

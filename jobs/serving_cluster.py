@@ -12,8 +12,6 @@ from pathlib import Path
 
 from orchestrator.errors import OrchestratorError, SpecError
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 # A dead proxy is noticed after three failed checks: half a minute at Serve's own ten seconds.
 PROXY_SETTINGS = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1"}
 
@@ -78,7 +76,7 @@ def set_environment(address: str | None, *, expose: bool = False) -> None:
 
 @contextmanager
 def serving_cluster(
-    address: str | None, *, port: int, cpus: int, folder: Path | None = None
+    address: str | None, *, port: int, folder: Path | None = None
 ) -> Iterator[Running | None]:
     """A joined cluster for the length of the block.
 
@@ -86,7 +84,6 @@ def serving_cluster(
         address: As `ray.init` takes it; None for the one of an earlier command that serves at this
             port of this machine, or else a new one.
         port: Of the endpoint.
-        cpus: Logical CPUs of a new cluster: replicas of two versions must fit while one is rolled.
         folder: Where commands tell each other what they started; in the user's cache when None.
 
     Yields:
@@ -100,7 +97,7 @@ def serving_cluster(
     earlier = None if address else found(note)
     if address is None and earlier is None:
         _refuse_taken(port)
-        with _initialized(None, cpus=cpus) as gcs:
+        with _initialized(None) as gcs:
             running = Running(gcs, os.getpid(), port)
             note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             note.write_text(json.dumps(asdict(running)))
@@ -109,7 +106,7 @@ def serving_cluster(
             finally:
                 note.unlink(missing_ok=True)
         return
-    with _initialized(address or (earlier.address if earlier else None), cpus=None):
+    with _initialized(address or (earlier.address if earlier else None)):
         yield None
 
 
@@ -129,15 +126,14 @@ def earlier_endpoint(port: int) -> Running | None:
 
 
 @contextmanager
-def _initialized(address: str | None, *, cpus: int | None) -> Iterator[str]:
+def _initialized(address: str | None) -> Iterator[str]:
     import logging
 
     import ray
 
     try:
         ray.init(
-            address=address,
-            num_cpus=cpus,
+            address=address or "local",  # a new one, whatever $RAY_ADDRESS says
             include_dashboard=False if address is None else None,
             log_to_driver=False,
             logging_level=logging.ERROR,

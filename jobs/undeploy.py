@@ -9,9 +9,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs.serving_cluster import LOOPBACK, earlier_endpoint, serving_cluster, set_environment
+from jobs.serving_cluster import earlier_endpoint, serving_cluster, set_environment
 from jobs.terminal import Terminal
 from orchestrator.errors import OrchestratorError, SpecError, listing, nearest
+from serve.addresses import LOOPBACK, Address
 
 if TYPE_CHECKING:
     from serve.app import AppSettings
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     set_environment(args.address)
     from serve.app import run_app, stop_app
 
-    with serving_cluster(args.address, port=args.port, cpus=1):
+    with serving_cluster(args.address, port=args.port):
         before = _served_now(args)
         left = () if before is None else without(before, args.names)
         kept = [one.name for one in left]
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         stopped = [one.name for one in served if one.name not in kept]
         if before is not None and left:
             settings = before.model_copy(update={"endpoints": left})
-            run_app(settings, host=LOOPBACK[0], port=args.port)
+            run_app(settings, at=Address(LOOPBACK, args.port))
         elif earlier is None:
             stop_app()
     if not left and earlier is not None:

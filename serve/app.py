@@ -7,6 +7,8 @@
 # no `from __future__ import annotations` here.
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -19,7 +21,10 @@ from ray.serve.schema import APIType, ApplicationStatus
 
 from orchestrator.bundle.latency import target_ongoing_requests
 from orchestrator.errors import OrchestratorError, SpecError
+from orchestrator.spec.frozen import digest_of
+from orchestrator.spec.release import release
 
+from .addresses import Address, is_loopback
 from .contract import Accepts
 from .entry import accepts_of
 from .keys import read_keys
@@ -55,7 +60,6 @@ _CONNECTIONS = 1000
 _DRAIN_S = 60.0
 _START_PATIENCE_S = 300.0
 _HAPROXY = "HAProxyManager"  # the class of Ray's actor
-_FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
 
 class UnknownSettingsError(SpecError):
@@ -73,9 +77,11 @@ def build_app(settings: AppSettings) -> Application:
     """
     keys = {} if settings.keys_file is None else read_keys(settings.keys_file)
     served = tuple(_served(endpoint, settings) for endpoint in settings.endpoints)
+    told = [(one.model, one.candidate, one.share, one.sleeps, bool(one.handle)) for one in served]
     deployment = _deployment(
         Ingress,
         "ingress",
+        version=_version_of(told, settings.limits, keys, settings.at_once),
         actor={"num_cpus": settings.cpus},
         scale=_scale(
             settings.min_replicas,
@@ -116,52 +122,97 @@ def pinned_settings(settings: AppSettings) -> AppSettings:
 
 
 def run_app(
-    settings: AppSettings, *, host: str, port: int, patience_s: float = _START_PATIENCE_S
-) -> None:
+    settings: AppSettings, *, at: Address, patience_s: float = _START_PATIENCE_S
+) -> Address:
     """Run the application on the joined cluster, or roll the one that runs there to these settings.
 
-    Returns when every replica has answered its probe.
+    Returns when every replica has answered its probe. Replicas that would be as they are go on.
 
     Args:
         settings: What to serve.
-        host: To listen at, unless Serve runs already.
-        port: The same.
+        at: Where to listen, unless Serve runs already.
         patience_s: For all replicas to start; those of a cluster that grows wait for machines.
 
+    Returns:
+        Where it listens.
+
     Raises:
-        OrchestratorError: A replica does not start; where others ran before, they go on.
+        OrchestratorError: A replica does not start. What ran before goes on; where nothing did,
+            nothing does.
         SpecError: Without keys, everyone who reaches the cluster could ask; or Serve runs already,
-            and is not reached from elsewhere, as `host` wants it.
+            and is not reached from elsewhere, as `at` wants it.
     """
     application = build_app(settings)
-    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    serve.start(proxy_location="HeadOnly", http_options={"host": at.host, "port": at.port})
+    listens = _listens()
+    if is_loopback(listens.host) and not is_loopback(at.host):
+        raise SpecError(
+            f"the endpoint runs already and listens at {listens.host}, which no other machine "
+            "reaches. That is decided when it starts: end it with `orchestrator undeploy`, then "
+            "deploy again"
+        )
+    if settings.keys_file is None:
+        _refuse_open(listens)
+    undo = _undoing()
+    _roll(application)
+    try:
+        _wait_until_running(patience_s)
+    except OrchestratorError:
+        undo()
+        raise
+    ray.get(tally().remember.remote(settings.model_dump_json()))
+    return listens
+
+
+def _listens() -> Address:
+    """Where Serve of the joined cluster does."""
     client: Any = _get_global_client()
-    listens = client.http_config.host
-    if host == "0.0.0.0" != listens:
+    return Address(client.http_config.host, client.http_config.port)
+
+
+def _refuse_open(listens: Address) -> None:
+    """Refuse to serve without keys what other machines reach."""
+    why = None if is_loopback(listens.host) else f"listens at {listens.host}"
+    if _binds_every_interface():
+        why = "runs behind HAProxy, which binds every interface"
+    if why is not None:
         raise SpecError(
-            f"the endpoint runs already and listens at {listens}, which no other machine reaches. "
-            "That is decided when it starts: end it with `orchestrator undeploy`, then deploy again"
+            f"Serve of this cluster {why}: everyone could ask. Give the keys that may: --keys FILE"
         )
-    if settings.keys_file is None and _binds_every_interface():
-        raise SpecError(
-            "Serve of this cluster runs behind HAProxy, which binds every interface: everyone "
-            "could ask. Give the keys that may: --keys FILE"
-        )
+
+
+def _roll(application: Application) -> None:
+    """Make the application what is to run; nothing is waited for."""
     target = serve.RunTarget(
         application, name=APP, route_prefix="/", logging_config={"enable_access_log": False}
     )
     serve.run_many([target], wait_for_applications_running=False)
-    _wait_until_running(patience_s)
-    ray.get(tally().remember.remote(settings.model_dump_json()))
+
+
+def _undoing() -> Callable[[], None]:
+    """What leads back to what runs now.
+
+    Serve leaves the replicas of a version alone whose successor fails, but starts none of it any
+    more: it has to be told that the earlier version is wanted again.
+    """
+    try:
+        before = running_settings()
+    except UnknownSettingsError:
+        return lambda: None
+    if before is None:
+        return partial(serve.delete, APP)
+    application = build_app(before)
+    return lambda: _roll(application)
 
 
 def _wait_until_running(patience_s: float) -> None:
+    """Wait for every replica; one that is ill is replaced, and waited for as the others are."""
     deadline_s = time.monotonic() + patience_s
     while True:
         app = serve.status().applications.get(APP)
         if app is not None and app.status == ApplicationStatus.RUNNING:
             return
-        failed = app is not None and app.status in _FAILED
+        failed = app is not None and app.status == ApplicationStatus.DEPLOY_FAILED
         if failed or time.monotonic() > deadline_s:
             told = [] if app is None else [one.message for one in app.deployments.values()]
             reason = " ".join(filter(None, told)) or (app.message if app else "")
@@ -219,8 +270,16 @@ def _binds_every_interface() -> bool:
     return _HAPROXY in kinds
 
 
+def _version_of(*arguments: object) -> str:
+    """Equal for deployments whose replicas would be: Serve lets those go on that run.
+
+    Arguments are told apart by their `repr`.
+    """
+    return digest_of([release(), *map(repr, arguments)])
+
+
 def _deployment(
-    kind: type, name: str, *, actor: dict[str, Any], scale: dict[str, Any]
+    kind: type, name: str, *, version: str, actor: dict[str, Any], scale: dict[str, Any]
 ) -> Deployment:
     decorate: Any = serve.deployment(
         name=name,
@@ -236,7 +295,9 @@ def _deployment(
         max_constructor_retry_count=2,
         **scale,
     )
-    found: Deployment = decorate(kind)
+    made: Any = decorate(kind)
+    # Without a version each deployment restarts every replica; the argument is Serve's own.
+    found: Deployment = made.options(version=version, _internal=True)
     return found
 
 
@@ -244,6 +305,11 @@ def _served(endpoint: EndpointSettings, settings: AppSettings) -> Served:
     model = _model(endpoint.bundle, endpoint, settings, alias=endpoint.alias)
     candidate = endpoint.candidate
     second = None if candidate is None else _model(candidate.bundle, endpoint, settings)
+    if second is not None and second.pin.digest == model.pin.digest:
+        raise SpecError(
+            f"{endpoint.name}: {second.pin.bundle} is the bundle that is trusted already, and "
+            "cannot prove itself beside itself. Name another version"
+        )
     return Served(
         model=model,
         handle=_own(model, endpoint, settings, "") if endpoint.own else None,
@@ -278,6 +344,7 @@ def _own(
     deployment = _deployment(
         OwnModel,
         f"{endpoint.name}{suffix}",
+        version=_version_of(model, settings.limits, settings.at_once),
         actor=actor,
         scale=_scale(endpoint.min_replicas, endpoint.max_replicas, target=_target(model, settings)),
     )

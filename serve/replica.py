@@ -32,7 +32,6 @@ from .split import SplitEndpoint
 from .tally import tally
 from .worker import Worker
 
-
 PROBED_AT_ONCE = 8
 
 

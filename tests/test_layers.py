@@ -28,9 +28,9 @@ ARROWS: tuple[tuple[str, ...], ...] = (
 RAY_ALLOWED = {"runtime", "tuning"}
 SERVE_SEES = {"errors", "spec", "tasks", "models", "data", "bundle"}
 OUTSIDE = ("jobs", "serve", "cluster")
-# What verbs may reach of serve: the application that `deploy` starts, and the client by which the
-# demo asks it as a user would. Neither shows how a request is answered.
-REACHED_BY_JOBS = {"app", "client"}
+# What verbs may reach of serve: the application that `deploy` starts, where it listens, and the
+# client by which the demo asks it as a user would. None shows how a request is answered.
+REACHED_BY_JOBS = {"addresses", "app", "client"}
 
 # Only the libraries that the whole product needs; `orchestrator/spec` is read without them.
 HEAVY = {"torch", "torchvision", "timm", "ray", "mlflow", "sklearn", "pandas", "datasets", "optuna"}

@@ -12,6 +12,7 @@ from orchestrator.bundle.clip_bundles import OWN_LABELS, write_clip_bundle
 from orchestrator.runtime.cluster import Cluster
 from orchestrator.spec.clip_models import parse_clip
 from orchestrator.spec.experiment import Experiment
+from serve.addresses import Address
 from serve.app import AppSettings, run_app, stop_serve
 from tests.orchestrator.bundle.small_bundles import image_bundle, text_bundle
 from tests.serve.material import network_experiment, record_of
@@ -35,8 +36,7 @@ class Site:
         raw = {"endpoints": list(endpoints), "cpus": 0.1, **settings}
         run_app(
             AppSettings.model_validate(raw),
-            host="127.0.0.1",
-            port=self.port,
+            at=Address("127.0.0.1", self.port),
             patience_s=patience_s,
         )
 

@@ -12,7 +12,8 @@ from ray import serve
 
 from orchestrator.bundle.bundle import open_bundle
 from orchestrator.bundle.predictor import load_predictor
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, SpecError
+from serve.addresses import Address
 from serve.app import AppSettings, UnknownSettingsError, running_settings, stop_app
 from serve.client import Client
 from serve.tally import tally
@@ -94,6 +95,7 @@ def test_an_update_that_cannot_start_leaves_what_runs(
     site.run({"name": "cells", "bundle": str(versions[0])})
     before = running_settings()
     assert isinstance(before, AppSettings)
+    (replica,) = processes(REPLICA)
     broken = plain_bundle(tmp_path / "broken", kind="image-classification", labels=COLOURS)
     with Load([bare(site.url, "cells", IMAGE)], every_s=0.05) as load:
         load.wait_for(10)
@@ -103,7 +105,99 @@ def test_an_update_that_cannot_start_leaves_what_runs(
     assert not load.faults, load.ended
     assert digests(load) == {open_bundle(versions[0]).digest}
     assert running_settings() == before
+    assert processes(REPLICA) == [replica]  # it went on, and one that dies is replaced again
+    kill(replica)
+    deadline_s = time.monotonic() + 30
+    while processes(REPLICA) in ([], [replica]):
+        assert time.monotonic() < deadline_s, "the replica was not replaced"
+        time.sleep(0.1)
     site.run({"name": "cells", "bundle": str(versions[0])})
+    with Client(site.url) as client:
+        assert client.predict("cells", IMAGE).digest == open_bundle(versions[0]).digest
+
+
+def test_a_first_application_that_cannot_start_leaves_nothing(
+    site: Site, versions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    site.run({"name": "cells", "bundle": str(versions[0])})
+    stop_app()
+    broken = plain_bundle(tmp_path / "broken", kind="image-classification", labels=COLOURS)
+    with pytest.raises(OrchestratorError, match="a replica does not start"):
+        site.run({"name": "cells", "bundle": str(broken.path)})
+    assert running_settings() is None
+    site.run({"name": "cells", "bundle": str(versions[0])})
+
+
+def test_replicas_that_would_be_as_they_are_go_on(
+    site: Site, versions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    one = {"name": "cells", "bundle": str(versions[0])}
+    own = {"name": "own", "bundle": str(versions[1]), "own": True}
+    site.run(one, own)
+    before = set(processes(REPLICA))
+    assert len(before) == 2
+    site.run(one, {**own, "max_replicas": 2})
+    assert set(processes(REPLICA)) == before
+    site.run({**one, "bundle": str(versions[1])}, own)
+    after = set(processes(REPLICA))
+    assert len(after & before) == 1  # the one of `own`, which nothing was changed of
+    keys = tmp_path / "keys"
+    keys.touch(mode=0o600)
+    keys.write_text("someone a-long-key-of-these-tests-alone\n")
+    site.run({**one, "bundle": str(versions[1])}, own, keys_file=keys)
+    assert httpx.get(f"{site.url}/v1/models", timeout=30).status_code == 401
+    site.run({**one, "bundle": str(versions[1])}, own)
+
+
+def test_what_other_machines_reach_is_not_served_without_keys(
+    site: Site, versions: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = {"name": "cells", "bundle": str(versions[0])}
+    site.run(one)
+    monkeypatch.setattr("serve.app._listens", lambda: Address("0.0.0.0", site.port))
+    with pytest.raises(SpecError, match=r"listens at 0\.0\.0\.0: everyone could ask.*--keys FILE"):
+        site.run({**one, "bundle": str(versions[1])})
+    with Client(site.url) as client:
+        assert client.predict("cells", IMAGE).digest == open_bundle(versions[0]).digest
+
+
+def test_a_version_cannot_prove_itself_beside_itself(
+    site: Site, versions: tuple[Path, Path]
+) -> None:
+    beside = {"bundle": str(versions[0]), "share": 0.1}
+    with pytest.raises(SpecError, match="cannot prove itself beside itself"):
+        site.run({"name": "cells", "bundle": str(versions[0]), "candidate": beside})
+
+
+def test_replicas_are_added_under_load_and_counts_add_up(
+    site: Site, versions: tuple[Path, Path]
+) -> None:
+    one = {"name": "cells", "bundle": str(versions[0]), "min_replicas": 1, "max_replicas": 2}
+    site.run(one, at_once=1, within_ms=1.0)
+    (first,) = processes(REPLICA)
+    counted = _counted(site)
+    with Load([bare(site.url, "cells", IMAGE) for _ in range(8)]) as load:
+        deadline_s = time.monotonic() + 60
+        while len(processes(REPLICA)) < 2:
+            assert time.monotonic() < deadline_s, "no replica was added"
+            time.sleep(0.2)
+        load.wait_for(100)
+    assert not load.faults, load.ended
+    assert first in processes(REPLICA)
+    # Another version replaces both replicas; what they counted last is not lost.
+    site.run({"name": "cells", "bundle": str(versions[1])}, at_once=1)
+    deadline_s = time.monotonic() + 60
+    while len(processes(REPLICA)) > 1:
+        assert time.monotonic() < deadline_s, "the replicas of the last version did not end"
+        time.sleep(0.2)
+    assert _counted(site) - counted == load.ended["answered"]
+
+
+def _counted(site: Site) -> float:
+    """Requests for `cells` that were answered, as `/metrics` has it."""
+    lines = httpx.get(f"{site.url}/metrics", timeout=30).text.splitlines()
+    wanted = 'orchestrator_requests_total{model="cells",outcome="ok"'
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(wanted))
 
 
 def test_what_nobody_remembers_is_replaced_and_never_changed(

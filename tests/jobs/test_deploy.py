@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,8 @@ def test_what_is_not_said_stays_as_it_runs() -> None:
         (["--min", "1", "--max", "4"], ["--min", "2"], (2, 4)),
         (["--min", "1", "--max", "4"], ["--min", "5"], (5, 5)),
         (["--min", "2"], ["--max", "6"], (2, 6)),
+        (["--own", "--min", "0"], [], (0, 1)),
+        (["--own", "--min", "0"], ["--max", "3"], (0, 3)),
     ],
 )
 def test_replicas_change_as_far_as_is_said(
@@ -158,13 +161,21 @@ def test_an_alias_stays_where_the_endpoint_cannot_be_rolled_back(
         )
         names.register(bundle, name="cells", alias=alias)
 
-    def fails(*_: object) -> bool:
+    served = AppSettings.model_validate(
+        {"endpoints": [{"name": "cells", "bundle": "cells/3", "registry": uri}]}
+    )
+
+    def fails(settings: AppSettings, port: int) -> None:
+        assert settings.endpoints[0].bundle == "cells/1"
         raise OrchestratorError("a replica does not start")
 
     rollback = ["rollback", "cells", "--registry", uri, "--port", "1", "--json"]
     with monkeypatch.context() as patched:
+        # Where it is looked up is known from what is served.
+        patched.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+        patched.setattr("jobs.rollback._served_now", lambda *_: nullcontext(served))
         patched.setattr("jobs.rollback._roll", fails)
-        assert main(rollback) == 1
+        assert main(["rollback", "cells", "--port", "1"]) == 1
     assert names.find("cells@champion").version == 3
     assert main(rollback) == 0
     assert names.find("cells@champion").version == 1
@@ -202,9 +213,10 @@ def test_arguments_that_contradict_each_other_are_refused(words: list[str], told
 
 def test_a_rollback_touches_one_name_and_ends_its_canary() -> None:
     before = settings("a", "b/1", "--canary", "10%", before=settings("a/1", "b/1"))
-    args = argparse.Namespace(name="a", alias="champion", registry="sqlite:///r.db")
+    args = argparse.Namespace(name="a", alias="champion")
     back = RegisteredVersion("a", 3, None, "d" * 64, "", "")
-    a, b = rolled(before, args, back).endpoints
+    a, b = rolled(before, args, back, registry="sqlite:///r.db").endpoints
+    assert a.registry == "sqlite:///r.db"
     assert (a.bundle, a.candidate, a.alias) == ("a/3", None, "champion")
     assert b == before.endpoints[1]
 
@@ -241,7 +253,7 @@ def test_a_taken_port_is_told_before_a_cluster_is_started(tmp_path: Path) -> Non
         port = taken.getsockname()[1]
         with (
             pytest.raises(SpecError, match="something listens"),
-            serving_cluster(None, port=port, cpus=1, folder=tmp_path),
+            serving_cluster(None, port=port, folder=tmp_path),
         ):
             pass
 

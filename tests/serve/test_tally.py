@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from orchestrator.bundle.drift import DriftGauge, drift_baseline
 from orchestrator.bundle.predictor import Outputs
