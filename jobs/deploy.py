@@ -13,25 +13,26 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.label_arguments import add_label_arguments, given_labels
-from jobs.registry_arguments import add_registry_argument, default_registry
+from jobs.alias_following import AliasFollower
+from jobs.label_arguments import add_label_arguments
+from jobs.registry_arguments import add_registry_argument
 from jobs.runtime_arguments import add_runtime_arguments
+from jobs.served_models import check_bundles, clip_bundle, named_bundles, named_clips
+from jobs.served_settings import settings_of
 from jobs.serving_cluster import earlier_endpoint, serving_cluster, set_environment
 from jobs.terminal import Terminal
-from orchestrator.bundle.reference import check_name, parse_reference
-from orchestrator.errors import OrchestratorError, RegistryError, SpecError
-from orchestrator.spec.clip_models import parse_clip
-from orchestrator.spec.parts import BackboneSpec
-from orchestrator.spec.prompts import with_templates
+from orchestrator.errors import OrchestratorError, SpecError
 from serve.addresses import EVERYWHERE, LOOPBACK, Address, is_loopback
 
 if TYPE_CHECKING:
     from serve.app import AppSettings, EndpointSettings
 
 DETACHED_PATIENCE_S = 300.0
+FOLLOWED_EVERY_S = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +96,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--at-once", type=int, help="requests a replica computes at once (default: 2)"
     )
     parser.add_argument(
+        "--follow",
+        metavar="SECONDS",
+        type=_seconds,
+        nargs="?",
+        const=FOLLOWED_EVERY_S,
+        help="look so often where the served aliases lead, and roll to what they lead to "
+        f"(default: {FOLLOWED_EVERY_S:g}); without it, deploying again does",
+    )
+    parser.add_argument(
         "--detach", action="store_true", help="leave it running in the background and return"
     )
 
@@ -107,6 +117,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     starts = args.address is None and earlier_endpoint(args.port) is None
     if args.detach and starts:
         return _detached(args, terminal)
+    if args.detach and args.follow is not None:
+        raise SpecError("--follow: needs a command that stays. Leave out --detach")
     set_environment(args.address, expose=args.expose)
     named += [(name, clip_bundle(args, clip, terminal)) for name, clip in clips]
     if starts:
@@ -121,189 +133,17 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         terminal.say("loading, and waiting for every replica's first answer")
         listens = run_app(settings, at=Address(host, args.port))
         document = _told(settings, listens, terminal)
-        if ours is None or args.detach:
+        if args.detach or (ours is None and args.follow is None):
             return 0, document
         if os.isatty(0):
             terminal.say("press Ctrl-C to stop")
-        code = _wait_for_a_signal()
+        follower = AliasFollower(terminal, port=listens.port)
+        code = _wait_for_a_signal(follower.look, every_s=args.follow)
+        if ours is None:  # what runs on somebody's cluster goes on
+            return code, document
         terminal.say("stopping: running requests end first")
         stop_serve()
     return code, {**document, "stopped": True}
-
-
-def named_bundles(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """(name, folder or reference) of each model on the command line; a name may be there twice.
-
-    Raises:
-        SpecError: There is none, or a folder has no usable name.
-    """
-    try:
-        named = [(parse_reference(text).name, text) for text in args.references]
-    except RegistryError as err:
-        raise SpecError(f"{err}. For a folder write --bundle FOLDER") from err
-    for text in args.folders:
-        given, folder = named_value(text)
-        name = Path(folder).expanduser().absolute().name.lower() if given is None else given
-        try:
-            check_name(name)
-        except RegistryError as err:
-            raise SpecError(f"--bundle: {err}. Write --bundle NAME={folder}") from err
-        named.append((name, str(Path(folder).expanduser().absolute())))
-    if not named and not args.clips:
-        raise SpecError(
-            "nothing to serve. Give a name from the registry, --bundle FOLDER or --clip MODEL"
-        )
-    return named
-
-
-def named_clips(args: argparse.Namespace) -> list[tuple[str, BackboneSpec]]:
-    """(name, CLIP) of each `--clip`.
-
-    Raises:
-        SpecError: One is no CLIP, or has no usable name.
-    """
-    if not args.clips and (args.labels is not None or args.templates):
-        raise SpecError("--labels and --templates are for --clip. Leave them out")
-    named = []
-    for text in args.clips:
-        given, model = named_value(text)
-        clip = parse_clip(model, base=Path.cwd())
-        name = clip_name(clip) if given is None else given
-        try:
-            check_name(name)
-        except RegistryError as err:
-            raise SpecError(f"--clip: {err}. Write --clip NAME={model}") from err
-        named.append((name, clip))
-    return named
-
-
-def named_value(text: str) -> tuple[str | None, str]:
-    """NAME and VALUE of `NAME=VALUE`; None where the first `=` is part of a path."""
-    name, mark, value = text.partition("=")
-    return (name, value) if mark and "/" not in name else (None, text)
-
-
-def clip_name(clip: BackboneSpec) -> str:
-    """What a CLIP is served as where nobody says: `vit-b-32-laion2b_s34b_b79k`."""
-    return re.sub(r"[^a-z0-9._-]+", "-", clip.name.removeprefix("clip:").lower()).strip("-.")
-
-
-def clip_bundle(args: argparse.Namespace, clip: BackboneSpec, terminal: Terminal) -> str:
-    """The folder of a CLIP's bundle in the user's cache, made if it is not there."""
-    from orchestrator.bundle.clip_bundles import OWN_LABELS, cached_clip_bundle, default_clips
-
-    terminal.say(f"{clip.name} as a bundle")
-    labels = given_labels(args) or with_templates(OWN_LABELS, args.templates)
-    return str(cached_clip_bundle(default_clips(), clip, labels).path)
-
-
-def check_bundles(args: argparse.Namespace, named: list[tuple[str, str]]) -> None:
-    """Find out what cannot be served before a cluster is started for it.
-
-    Raises:
-        OrchestratorError: A bundle is not there, or the file of keys is unusable.
-    """
-    from orchestrator.bundle.locating import locate
-    from serve.app import read_keys
-
-    for _, bundle in named:
-        locate(bundle, registry_uri=args.registry or default_registry())
-    if args.keys is not None:
-        read_keys(args.keys)
-
-
-def settings_of(
-    args: argparse.Namespace, named: list[tuple[str, str]], before: AppSettings | None
-) -> AppSettings:
-    """What is to be served, with what is served already.
-
-    Args:
-        args: Of the command line.
-        named: As `named_bundles` gives it; of a name that is there twice the second is the
-            candidate.
-        before: What runs now.
-
-    Raises:
-        SpecError: The settings contradict each other.
-    """
-    from pydantic import ValidationError
-
-    from serve.app import AppSettings
-
-    kept = {} if before is None else {one.name: one for one in before.endpoints}
-    endpoints = {} if args.only else dict(kept)
-    try:
-        for name in dict.fromkeys(name for name, _ in named):
-            bundles = [bundle for other, bundle in named if other == name]
-            endpoints[name] = _endpoint(args, name, bundles, kept.get(name))
-        given = {
-            "threads": args.threads,
-            "at_once": args.at_once,
-            "keys_file": args.keys and args.keys.absolute(),
-        }
-        return AppSettings.model_validate(
-            {
-                **(before.model_dump() if before else {}),
-                **_said(given),
-                "endpoints": tuple(endpoints.values()),
-            }
-        )
-    except ValidationError as err:
-        raise SpecError("; ".join(fault["msg"] for fault in err.errors())) from err
-
-
-def _endpoint(
-    args: argparse.Namespace, name: str, bundles: list[str], kept: EndpointSettings | None
-) -> EndpointSettings:
-    from serve.app import CandidateSettings, EndpointSettings
-
-    beside = args.canary is not None or args.shadow
-    if len(bundles) > 2 or (len(bundles) == 2 and not beside):
-        raise SpecError(
-            f"{name}: named {len(bundles)} times. With --canary or --shadow name it twice, the "
-            "version that is trusted first"
-        )
-    alias = None
-    if beside and len(bundles) == 1:
-        if kept is None:
-            raise SpecError(
-                f"{name}: no version of it is served yet, beside which another could prove itself. "
-                f"Name both: {name}/1 {bundles[0]}"
-            )
-        bundles, alias = [kept.bundle, *bundles], kept.alias
-    given = {"runtime": args.runtime, "device": args.device, "own": args.own}
-    registry = args.registry or (kept.registry if kept else None) or default_registry()
-    return EndpointSettings.model_validate(
-        {
-            **(kept.model_dump() if kept else {}),
-            **_said(given),
-            **_replicas(args, kept),
-            "name": name,
-            "bundle": bundles[0],
-            "alias": alias,
-            "registry": registry,
-            "candidate": (
-                CandidateSettings(bundle=bundles[1], share=args.canary or 0.0) if beside else None
-            ),
-        }
-    )
-
-
-def _said(given: dict[str, Any]) -> dict[str, Any]:
-    """What the command line says."""
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _replicas(args: argparse.Namespace, kept: EndpointSettings | None) -> dict[str, int]:
-    """At least and at most; a number that was fixed stays one where only `--min` is given."""
-    least = args.min if args.min is not None else (kept.min_replicas if kept else 1)
-    if args.max is not None:
-        most = args.max
-    elif kept is None or kept.min_replicas == kept.max_replicas:
-        most = max(1, least)  # what scales to none has one to scale to
-    else:
-        most = max(kept.max_replicas, least)
-    return {"min_replicas": least, "max_replicas": most}
 
 
 def _served_now(args: argparse.Namespace) -> AppSettings | None:
@@ -375,8 +215,9 @@ def curl_body(endpoint: EndpointSettings) -> list[str]:
     return ["-F input=@FILE"]
 
 
-def _wait_for_a_signal() -> int:
-    """Wait for Ctrl-C or a request to end; the exit code."""
+def _wait_for_a_signal(look: Callable[[], None], *, every_s: float | None) -> int:
+    """Wait for Ctrl-C or a request to end, and `look` every so often; the exit code."""
+    wait_s = 1.0 if every_s is None else every_s
     stopped = threading.Event()
     codes: list[int] = []
 
@@ -386,8 +227,9 @@ def _wait_for_a_signal() -> int:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while not stopped.wait(1.0):
-            pass
+        while not stopped.wait(wait_s):
+            if every_s is not None:
+                look()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -418,6 +260,16 @@ def _detached(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     terminal.show(log.read_text().strip())
     terminal.show(f"stop it with: orchestrator undeploy --port {args.port}")
     return 0, {"url": found[1], "pid": child.pid, "log": str(log)}
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time from 1 to 86400 seconds")
+    return seconds
 
 
 def _share(text: str) -> float:

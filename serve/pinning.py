@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from orchestrator.bundle.bundle import Bundle, open_bundle
@@ -96,14 +97,18 @@ def _here(pin: Pin) -> Bundle | None:
     try:
         return open_bundle(pin.folder)
     except (BundleError, IntegrityError):
-        if pin.registry is None:
+        if pin.registry is None and (Path(pin.folder) / MANIFEST).exists():
             raise
         return None
 
 
 def _from_registry(pin: Pin) -> Bundle:
     if pin.registry is None or pin.reference is None:
-        raise RegistryError(f"{pin.name}: {pin.folder} is not on this machine")
+        raise RegistryError(
+            f"{pin.name}: {pin.folder} is not on this machine, {socket.gethostname()}. A cluster's "
+            "machines fetch from a registry: register the bundle with `orchestrator promote`, and "
+            "deploy it by its name; or keep the folder where all of them see it"
+        )
     return open_bundle(Registry(pin.registry, cache=default_cache()).resolve(pin.reference))
 
 

@@ -12,15 +12,10 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import build_parser, main
-from jobs.deploy import (
-    checked_host,
-    clip_bundle,
-    curl_body,
-    named_bundles,
-    named_clips,
-    settings_of,
-)
+from jobs.deploy import checked_host, curl_body
 from jobs.rollback import rolled
+from jobs.served_models import clip_bundle, named_bundles, named_clips
+from jobs.served_settings import settings_of
 from jobs.serving_cluster import Running, found, set_environment
 from jobs.terminal import Terminal
 from orchestrator.bundle.bundle import Bundle, open_bundle

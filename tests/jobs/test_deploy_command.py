@@ -20,7 +20,7 @@ import pytest
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.registry import Registry
 from tests.orchestrator.bundle.small_bundles import image_bundle
-from tests.serve.material import image_file, network_experiment, record_of
+from tests.serve.material import COLOURS, image_file, network_experiment, plain_bundle, record_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -125,6 +125,33 @@ def test_a_model_is_served_rolled_and_rolled_back(
     assert serving.returncode == 130
     assert json.loads(output)["stopped"] is True
     assert not _is_ready(port)
+
+
+def test_a_moved_alias_rolls_what_follows_it(
+    tmp_path: Path, registry: str, environment: dict[str, str], port: int
+) -> None:
+    names = Registry(registry, cache=tmp_path / "registering")
+    first, second = bundles(tmp_path / "bundles")
+    broken = plain_bundle(tmp_path / "broken", kind="image-classification", labels=COLOURS)
+    names.register(first, name="cells", alias="champion")
+    deploy = ["deploy", "cells", "--port", str(port), "--follow", "1", "--detach"]
+    detached = done(deploy, environment)
+    log = Path(detached["log"])
+    try:
+        assert answered_by(port) == ("1", "champion")
+        for bundle, told in ((second, "cells/1 → cells/2"), (broken, "stays as it is")):
+            names.register(bundle, name="cells", alias="champion")
+            deadline_s = time.monotonic() + PATIENCE_S
+            while told not in log.read_text() or answered_by(port)[0] == "1":
+                assert time.monotonic() < deadline_s, log.read_text()
+                time.sleep(0.2)
+        time.sleep(3)
+        assert log.read_text().count("→ cells/3") == 1  # it is not tried again and again
+        assert answered_by(port) == ("2", "champion")
+    finally:
+        done(["undeploy", "--port", str(port)], environment)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(detached["pid"], signal.SIGTERM)
 
 
 @pytest.mark.slow
