@@ -37,7 +37,7 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class Send:
-    """Send the request now; no step of it may take longer than `timeout_s`."""
+    """Send the request now; its response must be whole in `timeout_s`."""
 
     timeout_s: float
 

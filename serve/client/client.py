@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -160,9 +161,23 @@ class Client(_Endpoint[httpx.Client]):
                 outcome = None
                 continue
             try:
-                outcome = self._http.send(self._request(call, step.timeout_s))
+                outcome = self._sent(self._request(call, step.timeout_s), step.timeout_s)
             except httpx.TransportError as err:
                 outcome = err
+
+    def _sent(self, request: httpx.Request, timeout_s: float) -> httpx.Response:
+        """The whole response; httpx's own time limit is on each part of it."""
+        late_s = time.monotonic() + timeout_s
+        parts = []
+        with closing(self._http.send(request, stream=True)) as response:
+            for part in response.iter_raw():
+                parts.append(part)
+                if time.monotonic() > late_s:
+                    raise httpx.ReadTimeout("the answer comes too slowly", request=request)
+        content = b"".join(parts)
+        return httpx.Response(
+            response.status_code, headers=response.headers, content=content, request=request
+        )
 
     def close(self) -> None:
         """End the connections."""
@@ -239,10 +254,14 @@ class AsyncClient(_Endpoint[httpx.AsyncClient]):
                 await asyncio.sleep(step.seconds)
                 outcome = None
                 continue
+            request = self._request(call, step.timeout_s)
             try:
-                outcome = await self._http.send(self._request(call, step.timeout_s))
+                async with asyncio.timeout(step.timeout_s):
+                    outcome = await self._http.send(request)
             except httpx.TransportError as err:
                 outcome = err
+            except TimeoutError:
+                outcome = httpx.ReadTimeout("the answer comes too slowly", request=request)
 
     async def aclose(self) -> None:
         """End the connections."""

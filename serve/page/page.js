@@ -115,11 +115,20 @@ async function loadModels() {
     $("model").replaceChildren(...models.map(({ name }) => make("option", { value: name }, name)));
     $("model").disabled = models.length < 2;
     if (!models.length) throw new Problem({ title: "No model is served", detail: "Deploy one first." });
-    const wanted = decodeURIComponent(location.hash.slice(1));
+    const wanted = nameInAddress();
     if (models.some(({ name }) => name === wanted)) $("model").value = wanted;
     await loadModel();
   } catch (problem) {
     showTrouble(problem);
+  }
+}
+
+// What follows the # may be anything that a person typed.
+function nameInAddress() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return "";
   }
 }
 
@@ -231,7 +240,11 @@ const classes = () => [...new Set($("classes").value.split("\n").map((c) => c.tr
 async function predictImages(files) {
   const images = [...files].filter((file) => file.type.startsWith("image/") || !file.type);
   if (!images.length) return say("No image was among them.");
+  const model = chosen;
+  let left = images.length;
   for (const batch of batches(images)) {
+    if (chosen !== model) return say(`Another model was chosen: ${some(left, "image")} not asked about.`);
+    left -= batch.length;
     const fields = chosen.zero_shot ? classes().map((label) => ["labels", label]) : [];
     const inputs = batch.map((file) => ({
       kind: "image", name: file.name, url: URL.createObjectURL(file),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,11 +13,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Reply:
-    """One scripted answer; `None` for a status closes the connection without a byte."""
+    """One scripted answer; `None` for a status closes the connection without a byte.
+
+    Attributes:
+        pause_s: Before each byte of the body.
+    """
 
     status: int | None
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    pause_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,13 @@ def scripted(replies: Sequence[Reply]) -> Iterator[Endpoint]:
             for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(reply.body)
+            if not reply.pause_s:
+                self.wfile.write(reply.body)
+                return
+            with contextlib.suppress(OSError):  # the client has had enough
+                for byte in reply.body:
+                    time.sleep(reply.pause_s)
+                    self.wfile.write(bytes([byte]))
 
         do_GET = do_POST = _answer  # noqa: N815 (names that http.server looks for)
 

@@ -312,6 +312,14 @@ def test_who_never_answers_is_left_when_the_time_is_over(ask: Ask) -> None:
     assert time.monotonic() - started_s < 3
 
 
+def test_an_answer_that_dribbles_is_left_when_the_time_is_over(ask: Ask) -> None:
+    started_s = time.monotonic()
+    reply = Reply(200, b" " * 40, pause_s=0.1)
+    with scripted([reply]) as endpoint, pytest.raises(DeadlineError, match=r"within 0\.4 s"):
+        ask(endpoint.url, "models", timeout_s=0.4)
+    assert time.monotonic() - started_s < 3
+
+
 @pytest.mark.parametrize(
     ("url", "settings", "message"),
     [

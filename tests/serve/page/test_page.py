@@ -227,6 +227,30 @@ def test_choosing_another_model_changes_what_can_be_given(browser: Browser, url:
     )
 
 
+def test_an_address_that_names_no_model_opens_the_first(browser: Browser, url: str) -> None:
+    for typed in ("none", "%", "%E0%A4%A"):
+        browser.open("about:blank", width=800)
+        browser.open(f"{url}#{typed}", width=800)
+        browser.wait("!document.getElementById('ask').hidden")
+        assert browser.run("document.getElementById('model').selectedIndex") == 0
+
+
+def test_images_that_wait_are_asked_of_no_other_model(
+    browser: Browser, url: str, tmp_path: Path
+) -> None:
+    large = [tmp_path / f"{i}.png" for i in range(6)]
+    for path in large:
+        path.write_bytes(b"no image" * (1 << 20))  # a request each
+    opened(browser, url)
+    browser.choose_files("#files", large)
+    browser.run(
+        "const s = document.getElementById('model'); s.value = 'words';"
+        "s.dispatchEvent(new Event('change'))"
+    )
+    browser.wait("document.getElementById('status').textContent.includes('not asked about')")
+    assert browser.run("document.querySelectorAll('.run').length") == 0
+
+
 def test_a_key_is_asked_for_used_and_forgotten(browser: Browser, guarded_url: str) -> None:
     browser.open("about:blank", width=390)
     browser.open(guarded_url, width=390)
