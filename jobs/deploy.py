@@ -93,6 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runtime_arguments(parser, kept=True)
     parser.add_argument("--threads", type=int, help="of a forward pass (default: 1)")
     parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="inputs of several requests that pass through a network together, of the models named "
+        "here (default: 32 on a GPU, else 1)",
+    )
+    parser.add_argument(
         "--at-once", type=int, help="requests a replica computes at once (default: 2)"
     )
     parser.add_argument(

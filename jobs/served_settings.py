@@ -71,7 +71,12 @@ def _endpoint(
                 f"Name both: {name}/1 {bundles[0]}"
             )
         bundles, alias = [kept.bundle, *bundles], kept.alias
-    given = {"runtime": args.runtime, "device": args.device, "own": args.own}
+    given = {
+        "runtime": args.runtime,
+        "device": args.device,
+        "own": args.own,
+        "batch_rows": args.batch,
+    }
     registry = args.registry or (kept.registry if kept else None) or default_registry()
     return EndpointSettings.model_validate(
         {

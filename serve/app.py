@@ -77,21 +77,23 @@ def build_app(settings: AppSettings) -> Application:
     """
     keys = {} if settings.keys_file is None else read_keys(settings.keys_file)
     served = tuple(_served(endpoint, settings) for endpoint in settings.endpoints)
+    at_once = settings.threads_of(*settings.shared)
     told = [(one.model, one.candidate, one.share, one.sleeps, bool(one.handle)) for one in served]
     deployment = _deployment(
         Ingress,
         "ingress",
-        version=_version_of(told, settings.limits, keys, settings.at_once),
+        version=_version_of(told, settings.limits, keys, at_once),
         actor={"num_cpus": settings.cpus},
         scale=_scale(
             settings.min_replicas,
             settings.max_replicas,
             target=min(
-                (_target(one.model, settings) for one in served if one.handle is None), default=1
+                (_target(one.model, settings, at_once) for one in served if one.handle is None),
+                default=1,
             ),
         ),
     )
-    return deployment.bind(served, settings.limits, keys, settings.at_once)
+    return deployment.bind(served, settings.limits, keys, at_once)
 
 
 def accepted_by(endpoint: EndpointSettings) -> Accepts:
@@ -331,6 +333,7 @@ def _model(
         runtime=endpoint.runtime,
         device=endpoint.device,
         threads=settings.threads,
+        batch_rows=endpoint.rows_together,
     )
 
 
@@ -341,28 +344,37 @@ def _own(
     actor: dict[str, Any] = {"num_cpus": settings.cpus}
     if endpoint.device != "cpu":
         actor["num_gpus"] = settings.gpus
+    at_once = settings.threads_of(endpoint)
     deployment = _deployment(
         OwnModel,
         f"{endpoint.name}{suffix}",
-        version=_version_of(model, settings.limits, settings.at_once),
+        version=_version_of(model, settings.limits, at_once),
         actor=actor,
-        scale=_scale(endpoint.min_replicas, endpoint.max_replicas, target=_target(model, settings)),
+        scale=_scale(
+            endpoint.min_replicas,
+            endpoint.max_replicas,
+            target=_target(model, settings, at_once),
+        ),
     )
-    bound: Any = deployment.bind(model, settings.limits, settings.at_once)
+    bound: Any = deployment.bind(model, settings.limits, at_once)
     handle: DeploymentHandle[Any] = bound
     return handle
 
 
-def _target(model: Model, settings: AppSettings) -> int:
+def _target(model: Model, settings: AppSettings, at_once: int) -> int:
     """Requests that a replica should hold before another is added.
 
-    As the bundle's latency curve has it; without one, every thread busy and as much again waiting.
+    As the bundle's latency curve has it. Without one, or where it is of another device: every
+    thread busy and as much again waiting.
     """
     curve = fetched(model.pin).manifest.latency
-    if curve is None:
-        return 2 * settings.at_once
-    one = target_ongoing_requests(curve, threads=settings.threads, within_ms=settings.within_ms)
-    return one * settings.at_once
+    if curve is None or model.device != "cpu":
+        return 2 * at_once
+    batched = model.batch_rows > 1
+    target = target_ongoing_requests(
+        curve, threads=settings.threads, within_ms=settings.within_ms, batched=batched
+    )
+    return target if batched else target * at_once
 
 
 def _scale(least: int, most: int, *, target: int) -> dict[str, Any]:

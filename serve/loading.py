@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.bundle.predictor import load_predictors
 from orchestrator.bundle.zero_shot import TextTower, ZeroShotPredictor, tower_digest
@@ -25,12 +26,19 @@ class Model:
         runtime: What runs its weights.
         device: Where.
         threads: Of one forward pass.
+        batch_rows: Inputs of several requests in one.
     """
 
     pin: Pin
     runtime: Runtime = "auto"
     device: str = "cpu"
     threads: int = 1
+    batch_rows: int = 1
+
+    @property
+    def kind(self) -> tuple[Runtime, str, int, int]:
+        """What models have in common that are loaded together."""
+        return self.runtime, self.device, self.threads, self.batch_rows
 
 
 def loaded(
@@ -47,13 +55,19 @@ def loaded(
     """
     explainer = Worker(threads=1, queue=limits.queue)
     towers: dict[str, TextTower] = {}
-    groups: dict[tuple[Runtime, str, int], list[Model]] = {}
+    groups: dict[Any, list[Model]] = {}
     for model in models:
-        groups.setdefault((model.runtime, model.device, model.threads), []).append(model)
+        groups.setdefault(model.kind, []).append(model)
     found: dict[Model, LocalEndpoint] = {}
-    for (runtime, device, threads), group in groups.items():
+    for group in groups.values():
         bundles = [fetched(model.pin) for model in group]
-        predictors = load_predictors(bundles, runtime=runtime, device=device, threads=threads)
+        predictors = load_predictors(
+            bundles,
+            runtime=group[0].runtime,
+            device=group[0].device,
+            threads=group[0].threads,
+            batch_rows=group[0].batch_rows,
+        )
         for model, bundle, predictor in zip(group, bundles, predictors, strict=True):
             entry = entry_of(model.pin, bundle, limits)
             open_one = None

@@ -17,6 +17,7 @@ from orchestrator.spec.parts import Runtime
 
 from .limits import Limits
 
+GPU_BATCH_ROWS = 32
 Replicas = Annotated[int, Field(ge=0, le=1000)]
 
 
@@ -40,12 +41,26 @@ class EndpointSettings(Frozen):
     )
     runtime: Runtime = "auto"
     device: str = "cpu"
+    batch_rows: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="inputs of several requests that go through the network together, where they "
+        f"are there at once; {GPU_BATCH_ROWS} on a GPU and 1 on CPUs when not given",
+    )
     own: bool = Field(
         False, description="a deployment of its own, scaled alone; others share the ingress's"
     )
     min_replicas: Replicas = 1
     max_replicas: Replicas = 1
     candidate: CandidateSettings | None = None
+
+    @property
+    def rows_together(self) -> int:
+        """Inputs of several requests in one pass, given or not."""
+        if self.batch_rows is not None:
+            return self.batch_rows
+        return 1 if self.device == "cpu" else GPU_BATCH_ROWS
 
     @field_validator("name")
     @classmethod
@@ -79,7 +94,12 @@ class AppSettings(Frozen):
         None, description="lines `NAME KEY`; without it everyone who reaches the port is let in"
     )
     threads: int = Field(1, ge=1, le=256, description="of one forward pass")
-    at_once: int = Field(2, ge=1, le=256, description="requests that a replica computes at once")
+    at_once: int = Field(
+        2,
+        ge=1,
+        le=256,
+        description="requests that a replica computes at once; at least a batch, where it batches",
+    )
     within_ms: float = Field(
         200.0, gt=0, description="that an answer should take; replicas are added beyond that"
     )
@@ -95,6 +115,10 @@ class AppSettings(Frozen):
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"{', '.join(sorted(twice))}: served twice. Names are distinct")
         return value
+
+    def threads_of(self, *endpoints: EndpointSettings) -> int:
+        """Requests that a replica with these endpoints computes at once: they fill its batches."""
+        return max(self.at_once, *(one.rows_together for one in endpoints))
 
     @property
     def shared(self) -> tuple[EndpointSettings, ...]:

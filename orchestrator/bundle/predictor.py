@@ -119,6 +119,11 @@ class NetworkPredictor(ABC):
     def preparer(self) -> Preparer:
         return self._preparer
 
+    @property
+    def n_features(self) -> int:
+        """D of its features."""
+        return self._n_features
+
     @abstractmethod
     def run(self, prepared: Prepared) -> Outputs:
         """The outputs of one view of at least one input, whose shape is right."""
@@ -177,7 +182,7 @@ class NetworkPredictor(ABC):
 
 def load_predictor(
     bundle: Bundle, *, runtime: Runtime = "auto", device: str = "cpu", threads: int | None = None
-) -> Predictor:
+) -> NetworkPredictor:
     """A bundle's model, built without downloading anything and filled from its verified weights.
 
     Args:
@@ -212,11 +217,16 @@ def load_predictors(
     runtime: Runtime = "auto",
     device: str = "cpu",
     threads: int | None = None,
+    batch_rows: int = 1,
 ) -> list[Predictor]:
     """The Predictors of several bundles; those of one frozen trunk share it.
 
     Bundles that no other one shares a trunk with, or that torch runs, are loaded by themselves.
-    Arguments and errors are those of `load_predictor`.
+    The other arguments and errors are those of `load_predictor`.
+
+    Args:
+        batch_rows: Inputs of several threads' calls that go through a network, or a trunk, in one
+            pass; 1 for a pass each, at the same time.
     """
 
     def trunk(bundle: Bundle) -> str | None:
@@ -230,14 +240,22 @@ def load_predictors(
         digest = trunk(bundle)
         if digest is None or counts[digest] == 1:
             one = load_predictor(bundle, runtime=runtime, device=device, threads=threads)
-            found.append(one)
+            found.append(_batched(one, batch_rows))
             continue
         if digest not in trunks:
             from orchestrator.bundle.shared_trunk import SharedTrunk
 
-            trunks[digest] = SharedTrunk(bundle, threads=threads)
+            trunks[digest] = SharedTrunk(bundle, threads=threads, batch_rows=batch_rows)
         found.append(trunks[digest].predictor(bundle))
     return found
+
+
+def _batched(network: NetworkPredictor, batch_rows: int) -> NetworkPredictor:
+    if batch_rows == 1:
+        return network
+    from orchestrator.bundle.batching import BatchedPredictor
+
+    return BatchedPredictor(network, most_rows=batch_rows)
 
 
 def resolved_runtime(

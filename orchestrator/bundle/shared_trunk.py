@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.bundle.batching import Batcher, trimmed
 from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.manifest import TrunkReport
 from orchestrator.bundle.onnx_predictor import OnnxError, open_session
@@ -37,6 +38,8 @@ class SharedTrunk:
         bundle: Any of the bundles; the trunk is taken from it.
         threads: Of each call; as many as there are cores when None.
         suffix_bytes: Of suffixes that are kept ready; one that is larger is not kept.
+        batch_rows: Inputs of several threads' calls that pass through the trunk together; 1 for a
+            pass each, at the same time.
 
     Raises:
         BundleError: If the bundle has no trunk, or ONNX Runtime does not take it.
@@ -44,7 +47,12 @@ class SharedTrunk:
     """
 
     def __init__(
-        self, bundle: Bundle, *, threads: int | None = None, suffix_bytes: int = SUFFIX_BYTES
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        suffix_bytes: int = SUFFIX_BYTES,
+        batch_rows: int = 1,
     ) -> None:
         self._report = _trunk_of(bundle)
         self._contract = bundle.input
@@ -53,6 +61,11 @@ class SharedTrunk:
         self._trunk = Half(_opened(bundle, model, threads=threads))
         self._suffixes = _Suffixes(suffix_bytes)
         self._preparers: dict[tuple[str, int], Preparer] = {}
+        self._batcher: Batcher[_Pass, Outputs] | None = None
+        if batch_rows > 1:
+            self._batcher = Batcher(
+                self._together, rows=lambda one: len(one[1]), most_rows=batch_rows
+            )
 
     @property
     def digest(self) -> str:
@@ -102,6 +115,15 @@ class SharedTrunk:
         views = iter([found[at] for at in range(len(flat))])
         return [mean_outputs([next(views) for _ in request]) for _, request in requests]
 
+    def pass_of(self, predictor: TrunkPredictor, prepared: Prepared) -> Outputs:
+        """One view's outputs, from a pass that other threads' views may share."""
+        one = (predictor, prepared)
+        return self._together([one])[0] if self._batcher is None else self._batcher(one)
+
+    def _together(self, passes: Sequence[_Pass]) -> list[Outputs]:
+        found = self.outputs([(predictor, [prepared]) for predictor, prepared in passes])
+        return [trimmed(one, prepared) for one, (_, prepared) in zip(found, passes, strict=True)]
+
     def _own(self, bundle: Bundle, values: Values, rows: Any) -> Outputs:
         """What a bundle's suffix makes of some rows of what the trunk handed on."""
         names = [name for name in (*self._report.tensors, "mask") if name in values]
@@ -134,8 +156,10 @@ class TrunkPredictor(NetworkPredictor):
         self.trunk = trunk
 
     def run(self, prepared: Prepared) -> Outputs:
-        (found,) = self.trunk.outputs([(self, [prepared])])
-        return found
+        return self.trunk.pass_of(self, prepared)
+
+
+_Pass = tuple[TrunkPredictor, Prepared]
 
 
 @dataclass(frozen=True)

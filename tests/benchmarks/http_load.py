@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import statistics
 import threading
@@ -60,19 +61,20 @@ def times_ms(port: int, request: bytes, *, n: int) -> list[tuple[float, float]]:
     return found
 
 
-def load(port: int, request: bytes, *, clients: int, seconds: float) -> Answers:
-    """Send a request from so many clients at once for so long; each sends it again when answered.
+def load(port: int, *requests: bytes, clients: int, seconds: float) -> Answers:
+    """Send requests from so many clients at once for so long; each sends one more when answered.
 
     Args:
         port: Of an endpoint on this machine.
-        request: Its head and body.
+        requests: Head and body of each; which comes next is drawn evenly.
         clients: Threads with an open connection each.
         seconds: After which no request begins.
     """
     answers, lock = Answers(), threading.Lock()
     stop_s = time.perf_counter() + seconds
 
-    def ask_on() -> None:
+    def ask_on(seed: int) -> None:
+        rng = random.Random(seed)
         statuses: Counter[int] = Counter()
         latencies_s = []
         connection = None
@@ -81,7 +83,7 @@ def load(port: int, request: bytes, *, clients: int, seconds: float) -> Answers:
                 if connection is None:
                     connection = socket.create_connection(("127.0.0.1", port), timeout=120)
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.sendall(request)
+                connection.sendall(rng.choice(requests))
                 status, keeps = _status(connection)
             except OSError:
                 status, keeps = 0, False
@@ -95,7 +97,7 @@ def load(port: int, request: bytes, *, clients: int, seconds: float) -> Answers:
             answers.statuses.update(statuses)
             answers.latencies_s += latencies_s
 
-    threads = [threading.Thread(target=ask_on) for _ in range(clients)]
+    threads = [threading.Thread(target=ask_on, args=(seed,)) for seed in range(clients)]
     began_s = time.perf_counter()
     for thread in threads:
         thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -75,6 +76,25 @@ def test_images_texts_and_a_clip_are_served_by_one_application_as_offline(
     assert len(pids) == 3
     with_torch = [pid for pid in pids if "libtorch" in Path(f"/proc/{pid}/maps").read_text()]
     assert len(with_torch) == 1  # the CLIP's: its text tower has no model.onnx
+
+
+def test_requests_that_pass_a_trunk_together_are_answered_as_offline(
+    site: Site, versions: tuple[Path, Path]
+) -> None:
+    names = [f"cells-{n}" for n in range(2)]
+    endpoints = zip(names, versions, strict=True)
+    site.run(*({"name": name, "bundle": str(path), "batch_rows": 8} for name, path in endpoints))
+    images = [image_file((20 * n, 200 - 10 * n, 30), size=(90, 60)) for n in range(10)]
+    asked = [
+        (name, path, image) for name, path in zip(names, versions, strict=True) for image in images
+    ]
+    with Client(site.url) as client, ThreadPoolExecutor(len(asked)) as pool:
+        found = list(pool.map(lambda one: client.predict(one[0], one[2]), asked))
+    predictors = {path: load_predictor(open_bundle(path)) for path in versions}
+    for (_, path, image), prediction in zip(asked, found, strict=True):
+        (offline,) = predictors[path].predict([image])
+        told = prediction.answers[0].probabilities  # type: ignore[union-attr]
+        assert told == pytest.approx(offline["probabilities"], abs=1e-5)
 
 
 def test_an_update_under_load_fails_no_request_and_mixes_no_versions(

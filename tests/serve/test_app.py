@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,7 +56,7 @@ def test_replicas_follow_the_requests_in_flight_below_rays_own_limit() -> None:
 
 def test_without_a_latency_curve_every_thread_is_busy_and_as_much_again_waits(folder: Path) -> None:
     model = Model(pinned(str(folder), name="cells", registry=None))
-    assert app._target(model, of(folder, at_once=3)) == 6
+    assert app._target(model, of(folder), 3) == 6
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -65,10 +66,13 @@ def test_with_one_a_replica_holds_what_it_answers_in_time(
     measured = SimpleNamespace(manifest=SimpleNamespace(latency=CURVE))
     monkeypatch.setattr(app, "fetched", lambda pin: measured)
     model = Model(pinned(str(folder), name="cells", registry=None))
-    settings = of(folder, at_once=2, threads=threads, within_ms=100)
+    settings = of(folder, threads=threads, within_ms=100)
     one = target_ongoing_requests(CURVE, threads=threads, within_ms=100)
-    assert app._target(model, settings) == 2 * one
+    assert app._target(model, settings, 2) == 2 * one
     assert one == {1: 2, 4: 8}[threads]
+    together = target_ongoing_requests(CURVE, threads=threads, within_ms=100, batched=True)
+    assert app._target(replace(model, batch_rows=8), settings, 8) == together
+    assert app._target(replace(model, device="cuda"), settings, 8) == 16  # the curve is of a CPU
 
 
 def test_pinned_settings_mean_the_same_in_every_folder(
