@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import statistics
 import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +18,15 @@ from orchestrator.bundle.bundle import Bundle
 from orchestrator.bundle.predictor import Predictor, load_predictor
 from orchestrator.bundle.shared_trunk import SharedTrunk
 from tests.benchmarks.bundles import copies, write_random_bundle
+from tests.benchmarks.endpoints import deploying, free_port, request, running
 from tests.benchmarks.harness import Measured, paired
+from tests.benchmarks.http_load import load
+from tests.benchmarks.serving import photograph
 
 BACKBONE = "mobilenetv3_small_100"
 COUNTS = (1, 16, 128)
 BATCH, N_BATCHES, THREADS = 8, 16, 2
+CLIENTS, SECONDS, ROUNDS = 16, 6.0, 3  # of requests over HTTP
 AT_ONCE = 3  # models of a replica in Ray's documentation of `serve.multiplexed`
 
 _RESIDENT = """
@@ -83,7 +90,58 @@ def s2(folder: Path) -> list[Measured]:
             "≥ 1.0×",
         )
     )
-    return [*rows, *_memory(bundles)]
+    return [*rows, *_memory(bundles), *_over_http(bundles)]
+
+
+def _over_http(bundles: Sequence[Bundle]) -> list[Measured]:
+    """The same behind HTTP: all names in one replica, of which some or all are asked.
+
+    A second replica lets requests that are there at once pass the trunk together.
+    """
+    image, cores = photograph(), os.cpu_count() or 1
+    named = {f"fine-tune-{n:03d}": bundle.path for n, bundle in enumerate(bundles)}
+    headers = {"Content-Type": "image/jpeg"}
+    requests = [request(f"/v1/models/{name}:predict", image, headers) for name in named]
+    ports = {"each": free_port(), "together": free_port()}
+    found: dict[tuple[str, int], list[float]] = {}
+    with ExitStack() as opened:
+        for how, port in ports.items():
+            words = deploying("ours", named, port=port, threads=cores)
+            words += ["--batch", str(BATCH), "--threads", str(cores)] if how == "together" else []
+            opened.enter_context(running(words, port=port, threads=cores))
+        asked = [(how, n) for how in ports for n in COUNTS]
+        for number in range(ROUNDS + 1):
+            for how, n in asked[:: 1 if number % 2 == 0 else -1]:
+                answers = load(ports[how], *requests[:n], clients=CLIENTS, seconds=SECONDS)
+                assert set(answers.statuses) == {200}, answers.statuses
+                if number:  # the first round warms both
+                    found.setdefault((how, n), []).append(answers.per_s)
+
+    def ratio(one: tuple[str, int], other: tuple[str, int]) -> float:
+        return statistics.median(a / b for a, b in zip(found[one], found[other], strict=True))
+
+    beside = {f"{how}, {n} names, per_s": per_s for (how, n), per_s in found.items()}
+    most = COUNTS[-1]
+    return [
+        *(
+            Measured(
+                "S2",
+                f"over HTTP, {CLIENTS} clients: {n} names of one trunk / one of them, requests/s",
+                ratio(("each", n), ("each", 1)),
+                "≥ 0.8×",
+                beside,
+            )
+            for n in COUNTS[1:]
+        ),
+        Measured(
+            "S2",
+            f"the same, {most} names on {cores} cores: requests pass the trunk together / each "
+            "alone, requests/s",
+            ratio(("together", most), ("each", most)),
+            "≤ 1×, why CPUs batch none unasked",
+            beside,
+        ),
+    ]
 
 
 def _compared(
