@@ -35,6 +35,7 @@ CHECKS = [
     status_code_conformance,
     unsupported_method,
 ]
+SERVED = [{"name": "colours", "version": "3"}, {"name": "lengths", "version": "1"}]
 UNUSUAL = [HealthCheck.filter_too_much, HealthCheck.too_slow]
 
 
@@ -54,10 +55,9 @@ def test_every_operation_answers_as_the_document_says(document: Any) -> None:
         statuses: set[int] = set()
 
         @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=UNUSUAL)
-        @given(case=operation.as_strategy(), name=sampled_from([None, "colours", "lengths"]))
-        def answers(case: schemathesis.Case, name: str | None) -> None:
-            if name and "name" in case.path_parameters:
-                case.path_parameters["name"] = name
+        @given(case=operation.as_strategy(), served=sampled_from([{}, *SERVED]))
+        def answers(case: schemathesis.Case, served: dict[str, str]) -> None:
+            case.path_parameters |= {k: v for k, v in served.items() if k in case.path_parameters}
             statuses.add(case.call_and_validate(checks=CHECKS).status_code)  # noqa: B023
 
         answers()
