@@ -31,20 +31,30 @@ class AliasFollower:
 
     def look(self) -> None:
         """Look once; nothing that fails here ends the command."""
-        from serve.app import run_app, running_settings
+        from serve.app import running_settings
+        from serve.changing import changing
 
         try:
             before = running_settings()
-            if before is None or (wanted := followed(before)) in (before, self._given_up):
+            if before is None or followed(before) in (before, self._given_up):
                 return
-            for was, one in zip(before.endpoints, wanted.endpoints, strict=True):
-                if was != one:
-                    self._terminal.show(f"{one.name}: {was.bundle} → {one.bundle} ({one.alias})")
-            self._given_up = wanted
-            run_app(wanted, at=Address(LOOPBACK, self._port))
-            self._given_up = None
+            with changing():  # another command may have rolled it meanwhile
+                if (before := running_settings()) is not None:
+                    self._roll(before, followed(before))
         except OrchestratorError as err:
             self._terminal.show(f"what is served stays as it is: {err}")
+
+    def _roll(self, before: AppSettings, wanted: AppSettings) -> None:
+        from serve.app import run_app
+
+        if wanted == before:
+            return
+        for was, one in zip(before.endpoints, wanted.endpoints, strict=True):
+            if was != one:
+                self._terminal.show(f"{one.name}: {was.bundle} → {one.bundle} ({one.alias})")
+        self._given_up = wanted
+        run_app(wanted, at=Address(LOOPBACK, self._port))
+        self._given_up = None
 
 
 def followed(before: AppSettings) -> AppSettings:

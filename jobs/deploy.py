@@ -131,14 +131,16 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     if starts:
         check_bundles(args, named)
     from serve.app import pinned_settings, run_app, stop_serve
+    from serve.changing import changing
 
     with serving_cluster(args.address, port=args.port) as ours:
-        before = None if ours else _served_now(args)
-        settings = pinned_settings(settings_of(args, named, before))
-        if ours:  # nothing else runs on it: there is nobody to reserve CPUs from
-            settings = settings.model_copy(update={"cpus": 0.0})
-        terminal.say("loading, and waiting for every replica's first answer")
-        listens = run_app(settings, at=Address(host, args.port))
+        with changing():
+            before = None if ours else _served_now(args)
+            settings = pinned_settings(settings_of(args, named, before))
+            if ours:  # nothing else runs on it: there is nobody to reserve CPUs from
+                settings = settings.model_copy(update={"cpus": 0.0})
+            terminal.say("loading, and waiting for every replica's first answer")
+            listens = run_app(settings, at=Address(host, args.port))
         document = _told(settings, listens, terminal)
         if args.detach or (ours is None and args.follow is None):
             return 0, document

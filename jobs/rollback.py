@@ -65,8 +65,9 @@ def _served_now(args: argparse.Namespace, terminal: Terminal) -> Iterator[AppSet
         return
     set_environment(args.address)
     from serve.app import running_settings
+    from serve.changing import changing
 
-    with serving_cluster(args.address, port=args.port):
+    with serving_cluster(args.address, port=args.port), changing():
         before = running_settings()
         if before is None or args.name not in {one.name for one in before.endpoints}:
             terminal.say(f"{args.name} is not served; the registry alone changes")

@@ -37,8 +37,9 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
         )
     set_environment(args.address)
     from serve.app import run_app, stop_app
+    from serve.changing import changing
 
-    with serving_cluster(args.address, port=args.port):
+    with serving_cluster(args.address, port=args.port), changing():
         before = _served_now(args)
         left = () if before is None else without(before, args.names)
         kept = [one.name for one in left]

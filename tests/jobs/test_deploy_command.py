@@ -196,19 +196,24 @@ def keys(folder: Path) -> Path:
     return path
 
 
-def test_models_are_taken_out_of_service_one_by_one(
+def test_models_are_put_into_service_at_the_same_time_and_taken_out_one_by_one(
     tmp_path: Path, environment: dict[str, str], port: int
 ) -> None:
     first, second = bundles(tmp_path / "bundles")
-    served = ["--bundle", f"cells={first.path}", "--bundle", f"other={second.path}"]
-    detached = done(["deploy", *served, "--port", str(port), "--detach"], environment)
+    served = ["deploy", "--port", str(port), "--bundle"]
+    detached = done([*served, f"cells={first.path}", "--detach"], environment)
     try:
+        names = ("other", "third")
+        added = [started([*served, f"{name}={second.path}"], environment) for name in names]
+        assert [one.wait(PATIENCE_S) for one in added] == [0, 0]
+        listed = httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=5).json()["models"]
+        assert {one["name"] for one in listed} == {"cells", *names}
         unknown = started(["undeploy", "cell", "--port", str(port), "--json"], environment)
         told, _ = unknown.communicate(PATIENCE_S)
         assert unknown.returncode == 2
         assert "Did you mean 'cells'?" in told
-        left = done(["undeploy", "other", "--port", str(port)], environment)
-        assert left == {"stopped": ["other"], "served": ["cells"]}
+        left = done(["undeploy", *names, "--port", str(port)], environment)
+        assert (sorted(left["stopped"]), left["served"]) == ([*names], ["cells"])
         assert answered_by(port)[0]
         path = f"http://127.0.0.1:{port}/v1/models/other"
         assert httpx.get(path, timeout=5).status_code == 404
