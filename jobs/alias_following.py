@@ -31,8 +31,7 @@ class AliasFollower:
 
     def look(self) -> None:
         """Look once; nothing that fails here ends the command."""
-        from serve.app import running_settings
-        from serve.changing import changing
+        from serve.app import changing, running_settings
 
         try:
             before = running_settings()

@@ -130,8 +130,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
     named += [(name, clip_bundle(args, clip, terminal)) for name, clip in clips]
     if starts:
         check_bundles(args, named)
-    from serve.app import pinned_settings, run_app, stop_serve
-    from serve.changing import changing
+    from serve.app import changing, pinned_settings, run_app, stop_serve
 
     with serving_cluster(args.address, port=args.port) as ours:
         with changing():

@@ -64,8 +64,7 @@ def _served_now(args: argparse.Namespace, terminal: Terminal) -> Iterator[AppSet
         yield None
         return
     set_environment(args.address)
-    from serve.app import running_settings
-    from serve.changing import changing
+    from serve.app import changing, running_settings
 
     with serving_cluster(args.address, port=args.port), changing():
         before = running_settings()

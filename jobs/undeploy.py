@@ -36,8 +36,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> tuple[int, Any]:
             "--port, or the cluster's --address"
         )
     set_environment(args.address)
-    from serve.app import run_app, stop_app
-    from serve.changing import changing
+    from serve.app import changing, run_app, stop_app
 
     with serving_cluster(args.address, port=args.port), changing():
         before = _served_now(args)

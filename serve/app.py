@@ -25,6 +25,7 @@ from orchestrator.spec.frozen import digest_of
 from orchestrator.spec.release import release
 
 from .addresses import Address, is_loopback
+from .changing import changing
 from .contract import Accepts
 from .entry import accepts_of
 from .keys import read_keys
@@ -44,6 +45,7 @@ __all__ = [
     "UnknownSettingsError",
     "accepted_by",
     "build_app",
+    "changing",
     "pinned_settings",
     "read_keys",
     "run_app",
