@@ -46,6 +46,7 @@ __all__ = [
     "accepted_by",
     "build_app",
     "changing",
+    "pinned_endpoint",
     "pinned_settings",
     "read_keys",
     "run_app",
@@ -109,20 +110,24 @@ def pinned_settings(settings: AppSettings) -> AppSettings:
 
     They mean the same in every folder: paths and registries are absolute.
     """
-    endpoints = []
-    for one in settings.endpoints:
-        pin = pinned(one.bundle, name=one.name, registry=one.registry)
-        fixed: dict[str, Any] = {
-            "bundle": pin.bundle,
-            "alias": one.alias or pin.alias,
-            "registry": pin.registry,
-        }
-        if one.candidate is not None:
-            second = pinned(one.candidate.bundle, name=one.name, registry=one.registry)
-            fixed["candidate"] = one.candidate.model_copy(update={"bundle": second.bundle})
-            fixed["registry"] = pin.registry or second.registry
-        endpoints.append(one.model_copy(update=fixed))
-    return settings.model_copy(update={"endpoints": tuple(endpoints)})
+    return settings.model_copy(
+        update={"endpoints": tuple(map(pinned_endpoint, settings.endpoints))}
+    )
+
+
+def pinned_endpoint(one: EndpointSettings) -> EndpointSettings:
+    """The same endpoint at the versions that its references mean now."""
+    pin = pinned(one.bundle, name=one.name, registry=one.registry)
+    fixed: dict[str, Any] = {
+        "bundle": pin.bundle,
+        "alias": one.alias or pin.alias,
+        "registry": pin.registry,
+    }
+    if one.candidate is not None:
+        second = pinned(one.candidate.bundle, name=one.name, registry=one.registry)
+        fixed["candidate"] = one.candidate.model_copy(update={"bundle": second.bundle})
+        fixed["registry"] = pin.registry or second.registry
+    return one.model_copy(update=fixed)
 
 
 def run_app(
@@ -158,13 +163,15 @@ def run_app(
     if settings.keys_file is None:
         _refuse_open(listens)
     undo = _undoing()
-    _roll(application)
     try:
+        _roll(application, settings)
         _wait_until_running(patience_s)
-    except OrchestratorError:
-        undo()
+    except BaseException as failure:  # Ctrl-C too
+        try:
+            undo()
+        except OrchestratorError as err:
+            raise OrchestratorError(f"{failure}. {err}") from failure
         raise
-    ray.get(tally().remember.remote(settings.model_dump_json()))
     return listens
 
 
@@ -185,8 +192,12 @@ def _refuse_open(listens: Address) -> None:
         )
 
 
-def _roll(application: Application) -> None:
-    """Make the application what is to run; nothing is waited for."""
+def _roll(application: Application, settings: AppSettings) -> None:
+    """Make the application what is to run, and its settings what is known; nothing is waited for.
+
+    Whoever is killed after this has rolled it: Serve goes on, and the next command knows of it.
+    """
+    ray.get(tally().remember.remote(settings.model_dump_json()))
     target = serve.RunTarget(
         application, name=APP, route_prefix="/", logging_config={"enable_access_log": False}
     )
@@ -205,8 +216,15 @@ def _undoing() -> Callable[[], None]:
         return lambda: None
     if before is None:
         return partial(serve.delete, APP)
-    application = build_app(before)
-    return lambda: _roll(application)
+    try:
+        application = build_app(before)
+    except OrchestratorError as err:
+        return partial(_lost, err)
+    return lambda: _roll(application, before)
+
+
+def _lost(why: OrchestratorError) -> None:
+    raise OrchestratorError(f"What was served until now cannot be started again either: {why}")
 
 
 def _wait_until_running(patience_s: float) -> None:

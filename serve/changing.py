@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from orchestrator.errors import OrchestratorError
 
@@ -39,12 +40,15 @@ def changing(*, patience_s: float = PATIENCE_S) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.kill(turn)
+        with suppress(RayError):  # the cluster may have ended, and with it the turn
+            ray.kill(turn)
 
 
 def _taken(deadline_s: float) -> Any:
     patience_s = deadline_s - time.monotonic()
-    kind: Any = ray.remote(_Turn).options(name=NAME, namespace=NAMESPACE, num_cpus=0)
+    kind: Any = ray.remote(_Turn).options(
+        name=NAME, namespace=NAMESPACE, num_cpus=0, max_restarts=-1
+    )
     while True:
         try:
             return kind.remote()

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, assert_never, cast
 from PIL import Image
 
 from orchestrator.bundle.attribution import explain
-from orchestrator.bundle.predictor import Predictor
+from orchestrator.bundle.predictor import NOT_FINITE, Predictor
 from orchestrator.bundle.preparing import Input
 from orchestrator.bundle.zero_shot import ZeroShotPredictor
 from orchestrator.errors import DataError, SpecError, listing, reason_of
@@ -56,6 +56,7 @@ class Answered:
         content: The verb's own part of the answer.
         n_items: Inputs in the request.
         n_refused: Those of them that have a problem instead of an answer.
+        n_failed: Those of these that the model is to blame for.
         gists: What versions of a model must agree in, of each input that was predicted.
         queued_s: Waited for a thread.
         ran_s: Decoded and computed.
@@ -65,6 +66,7 @@ class Answered:
     content: dict[str, Any]
     n_items: int
     n_refused: int = 0
+    n_failed: int = 0
     gists: tuple[Any, ...] = ()
     queued_s: float = 0.0
     ran_s: float = 0.0
@@ -114,12 +116,14 @@ class LocalEndpoint:
         worker = self.explainer if verb == "explain" and self.explainer else self.worker
         done = await worker.run(partial(self._answer, verb, body))
         content, items = done.value
+        refused = [item for item in items if isinstance(item, Refusal)]
         self.well_at_s = time.monotonic()
         return Answered(
             self.entry.identity,
             content,
             n_items=len(items),
-            n_refused=sum(isinstance(item, Refusal) for item in items),
+            n_refused=len(refused),
+            n_failed=sum(item.status >= 500 for item in refused),
             gists=tuple(map(gist, items)) if verb in PREDICTING else (),
             queued_s=done.queued_s,
             ran_s=done.ran_s,
@@ -252,7 +256,7 @@ def _predict(by: Predictor, inputs: Sequence[Item], top: int) -> Iterable[dict[s
 def gist(answer: Any) -> Any:
     """What two versions must agree in; their probabilities may differ."""
     if isinstance(answer, Refusal):
-        return answer.slug
+        return (answer.slug,)  # no label is a tuple
     if "entities" in answer:
         return [(e["label"], e["start"], e["end"]) for e in answer["entities"]]
     if "labels" in answer:
@@ -291,11 +295,9 @@ def _refuse_if_nothing(found: Sequence[object]) -> None:
 def _checked(answer: dict[str, Any]) -> Answer:
     """A predictor's answer without the name of its input."""
     if "error" in answer:
-        return Refusal("undecodable", str(answer["error"]))
-    told = {key: value for key, value in answer.items() if key != "uri"}
-    if not all(map(math.isfinite, told.get("probabilities", {}).values())):
-        return Refusal("internal", "The model's answer to this input is not finite")
-    return told
+        failed = answer["error"] == NOT_FINITE
+        return Refusal("internal" if failed else "undecodable", str(answer["error"]))
+    return {key: value for key, value in answer.items() if key != "uri"}
 
 
 def _labelled(open_one: ZeroShotPredictor, submission: Submission, limits: Limits) -> Predictor:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
@@ -53,11 +53,13 @@ class Served:
     share: float = 0.0
     sleeps: bool = False
 
-    @property
-    def here(self) -> list[Model]:
-        """Those that the ingress's own replicas hold."""
-        held = [(self.model, self.handle), (self.candidate, self.candidate_handle)]
-        return [model for model, handle in held if model is not None and handle is None]
+    def trusted_here(self) -> Model | None:
+        """The trusted version where the ingress's own replicas hold it."""
+        return self.model if self.handle is None else None
+
+    def candidate_here(self) -> Model | None:
+        """The candidate where they do."""
+        return self.candidate if self.candidate_handle is None else None
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,12 @@ class RemoteEndpoint:
             await self.handle.check_health.remote()
 
     async def _asked(self, verb: Verb, body: Body) -> Answered | Refusal:
+        response = self.handle.ask.remote(verb, body)
         try:
-            found: Answered | Refusal = await self.handle.ask.remote(verb, body)
+            found: Answered | Refusal = await response
+        except asyncio.CancelledError:  # nobody waits any more: the replica is told
+            response.cancel()  # type: ignore[no-untyped-call]
+            raise
         except (BackPressureError, DeploymentUnavailableError) as err:
             raise overloaded(f"{self.entry.name} has no replica free") from err
         return found
@@ -168,9 +174,13 @@ class Ingress:
         _log_to_stdout()
         self._counted = Metrics()
         self._teller = Teller(self._counted)
-        worker = Worker(threads=at_once, queue=limits.queue)
-        self._beside = Worker(threads=at_once, queue=limits.queue)
-        here = loaded([model for one in served for model in one.here], limits=limits, worker=worker)
+        here: dict[Model, LocalEndpoint] = {}
+        # Candidates share nothing with trusted versions, neither threads nor a trunk to wait for:
+        # one that hangs must not hold those up.
+        for of_one in (Served.trusted_here, Served.candidate_here):
+            models = [model for one in served if (model := of_one(one)) is not None]
+            worker = Worker(threads=at_once, queue=limits.queue)
+            here |= loaded(models, limits=limits, worker=worker)
         endpoints = {one.model.pin.name: self._endpoint(one, limits, here) for one in served}
         self._handler = Handler(
             endpoints,
@@ -205,20 +215,16 @@ class Ingress:
     def _endpoint(
         self, served: Served, limits: Limits, here: Mapping[Model, LocalEndpoint]
     ) -> Endpoint:
-        def place(
-            model: Model, handle: DeploymentHandle[Any] | None, worker: Worker | None = None
-        ) -> Endpoint:
+        def place(model: Model, handle: DeploymentHandle[Any] | None) -> Endpoint:
             if handle is None:
-                found = here[model]
-                return found if worker is None else replace(found, worker=worker)
+                return here[model]
             entry = entry_of(model.pin, fetched(model.pin), limits)
             return RemoteEndpoint(entry, handle, served.sleeps)
 
         current = place(served.model, served.handle)
         if served.candidate is None:
             return current
-        # Threads of its own: a candidate that hangs must not hold those of the trusted version.
-        candidate = place(served.candidate, served.candidate_handle, self._beside)
+        candidate = place(served.candidate, served.candidate_handle)
         return SplitEndpoint(current, candidate, served.share, self._counted)
 
     async def _total(self) -> Snapshot:

@@ -118,7 +118,7 @@ class AppSettings(Frozen):
 
     def threads_of(self, *endpoints: EndpointSettings) -> int:
         """Requests that a replica with these endpoints computes at once: they fill its batches."""
-        return max(self.at_once, *(one.rows_together for one in endpoints))
+        return max([self.at_once, *(one.rows_together for one in endpoints)])
 
     @property
     def shared(self) -> tuple[EndpointSettings, ...]:

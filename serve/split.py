@@ -98,7 +98,7 @@ class SplitEndpoint:
         """
         try:
             async with asyncio.timeout(self.entry.limits.answer_s * fraction):
-                return await self._timed(self.candidate, verb, body)
+                answered = await self._timed(self.candidate, verb, body)
         except Refusal as refused:
             return "skipped" if refused.slug == "overloaded" else "failed"
         except TimeoutError:
@@ -106,6 +106,7 @@ class SplitEndpoint:
         except Exception:  # noqa: BLE001  (a candidate's failure must not reach the client)
             _LOG.exception("the candidate of %s failed", self.entry.name)
             return "failed"
+        return "failed" if answered.n_failed else answered
 
     async def _shadowed(self, answered: Answered, verb: Verb, body: Body) -> None:
         """Compare the candidate with the answer that the client was given."""

@@ -56,11 +56,13 @@ class Worker:
             raise overloaded(f"{self._most} requests wait for this replica or are being answered")
         submitted_s = time.perf_counter()
         told = threading.Event()
+        waiting = [work]  # whose body nobody holds on to, once it is not to run
+        del work
 
         def timed() -> Done[T]:
             started_s = time.perf_counter()
             with stoppable(told):
-                value = work()
+                value = waiting.pop()()
             return Done(value, started_s - submitted_s, time.perf_counter() - started_s)
 
         loop = asyncio.get_running_loop()
@@ -71,6 +73,8 @@ class Worker:
             return await asyncio.wrap_future(future)
         finally:
             told.set()
+            if future.cancel():  # its place in the queue is only left when a thread comes to it
+                waiting.clear()
 
     def close(self) -> None:
         """Let running work end; what waits is dropped."""

@@ -164,6 +164,17 @@ class BundleManifest(Frozen):
             raise ValueError(f"{', '.join(missing)} not named. A bundle has {REQUIRED_FILES}")
         return value
 
+    @property
+    def trunk_key(self) -> tuple[str, bool] | None:
+        """Equal for bundles that one trunk answers for: it computes the same, of inputs alike.
+
+        A question comes with its context, and with a type for each token: a trunk that was cut from
+        a model of single texts takes none.
+        """
+        if self.trunk is None:
+            return None
+        return self.trunk.digest, self.task.kind == "question-answering"
+
     def same_content(self, other: BundleManifest) -> bool:
         """Whether the two differ in nothing but when they were written and what was measured."""
         written: dict[str, Any] = {

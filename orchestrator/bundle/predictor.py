@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, assert_never
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Texts that go through a network together: what attention holds of a few long texts' windows at
 # once would be tens of gigabytes.
 MOST_ROWS = 32
+
+NOT_FINITE = "the model's output for this input is no number"  # the model's fault, not the input's
 
 Floats = npt.NDArray[np.float32]
 Probabilities = Floats
@@ -83,7 +85,8 @@ class Predictor(Protocol):
         task gives `"labels"`, a list. Token classification gives `"entities"`, each with `label`,
         `start`, `end`, `text` and `score`; question answering `answer`, `start`, `end`, `score` and
         `alternatives`; positions are characters of the text or context. An input that cannot be
-        decoded gives `{"uri": …, "error": reason}` and does not stop the others. `uri` is the path
+        decoded, or for which the network's output is no number, gives `{"uri": …, "error": reason}`
+        and does not stop the others. `uri` is the path
         as given, or `input:<position>` for bytes and images in memory.
 
         Args:
@@ -229,24 +232,24 @@ def load_predictors(
             pass; 1 for a pass each, at the same time.
     """
 
-    def trunk(bundle: Bundle) -> str | None:
+    def trunk(bundle: Bundle) -> tuple[str, bool] | None:
         shares = resolved_runtime(bundle, runtime, device=device) == "onnx"
-        return bundle.manifest.trunk.digest if shares and bundle.manifest.trunk else None
+        return bundle.manifest.trunk_key if shares else None
 
     counts = Counter(map(trunk, bundles))
-    trunks: dict[str, SharedTrunk] = {}
+    trunks: dict[tuple[str, bool], SharedTrunk] = {}
     found: list[Predictor] = []
     for bundle in bundles:
-        digest = trunk(bundle)
-        if digest is None or counts[digest] == 1:
+        key = trunk(bundle)
+        if key is None or counts[key] == 1:
             one = load_predictor(bundle, runtime=runtime, device=device, threads=threads)
             found.append(_batched(one, batch_rows))
             continue
-        if digest not in trunks:
+        if key not in trunks:
             from orchestrator.bundle.shared_trunk import SharedTrunk
 
-            trunks[digest] = SharedTrunk(bundle, threads=threads, batch_rows=batch_rows)
-        found.append(trunks[digest].predictor(bundle))
+            trunks[key] = SharedTrunk(bundle, threads=threads, batch_rows=batch_rows)
+        found.append(trunks[key].predictor(bundle))
     return found
 
 
@@ -307,12 +310,20 @@ def _answer_batch(
         else:
             decoded.append(results[-1])
     if read:
-        task = calibrated_task(predictor.manifest)
-        outputs = predictor.probabilities(preparer.batch(read))
-        answered = preparer.answers(read, outputs, task, top=top)
-        for result, answer in zip(decoded, answered, strict=True):
+        for result, answer in zip(decoded, _answered(predictor, read, top), strict=True):
             result.update(answer)
     return results
+
+
+def _answered(predictor: Predictor, read: Sequence[Any], top: int) -> Iterable[dict[str, Any]]:
+    """The answer to each input; an error for one whose outputs are no numbers."""
+    preparer = predictor.preparer
+    outputs = predictor.probabilities(preparer.batch(read))
+    if not np.isnan(outputs).any():
+        return preparer.answers(read, outputs, calibrated_task(predictor.manifest), top=top)
+    if len(read) == 1:
+        return [{"error": NOT_FINITE}]
+    return [answer for one in read for answer in _answered(predictor, [one], top)]
 
 
 def calibrated_task(manifest: BundleManifest) -> Task:

@@ -6,7 +6,7 @@ No torch.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -25,7 +25,7 @@ from orchestrator.data.inputs import Prepared, joined
 from orchestrator.errors import BundleError
 from orchestrator.spec.parts import TextContract
 
-SUFFIX_BYTES = 512 << 20
+SUFFIX_BYTES = 2 << 30
 
 
 class SharedTrunk:
@@ -37,7 +37,7 @@ class SharedTrunk:
     Args:
         bundle: Any of the bundles; the trunk is taken from it.
         threads: Of each call; as many as there are cores when None.
-        suffix_bytes: Of suffixes that are kept ready; one that is larger is not kept.
+        suffix_bytes: Of suffixes that are kept ready; one that is larger is kept alone.
         batch_rows: Inputs of several threads' calls that pass through the trunk together; 1 for a
             pass each, at the same time.
 
@@ -55,6 +55,7 @@ class SharedTrunk:
         batch_rows: int = 1,
     ) -> None:
         self._report = _trunk_of(bundle)
+        self._key = bundle.manifest.trunk_key
         self._contract = bundle.input
         self._threads = threads
         model = trunk_of(bundle.read("model.onnx"), self._report.tensors)
@@ -85,10 +86,10 @@ class SharedTrunk:
             IntegrityError: If its files changed since it was opened.
         """
         report = _trunk_of(bundle)
-        if report.digest != self.digest:
+        if bundle.manifest.trunk_key != self._key:
             raise BundleError(
-                f"{bundle.path} has the trunk {report.digest[:12]}, not {self.digest[:12]}. "
-                "Bundles are served together where these are equal"
+                f"{bundle.path} has the trunk {report.digest[:12]}, not {self.digest[:12]}, or is "
+                "fed other inputs. Bundles are served together where both are equal"
             )
         return TrunkPredictor(bundle, self, self._preparer(bundle), self._suffix(bundle).n_features)
 
@@ -177,7 +178,8 @@ class _Suffixes:
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._kept: OrderedDict[str, _Suffix] = OrderedDict()
-        self._lock = Lock()
+        self._lock = Lock()  # never held while one is read: nobody waits for another bundle's
+        self._reading: defaultdict[str, Lock] = defaultdict(Lock)
 
     @property
     def used_bytes(self) -> int:
@@ -185,15 +187,30 @@ class _Suffixes:
             return sum(suffix.bytes for suffix in self._kept.values())
 
     def get(self, bundle: Bundle, *, threads: int | None) -> _Suffix:
+        if (found := self._ready(bundle.digest)) is not None:
+            return found
         with self._lock:
-            if bundle.digest in self._kept:
-                self._kept.move_to_end(bundle.digest)
-                return self._kept[bundle.digest]
+            reading = self._reading[bundle.digest]
+        with reading:
+            if (found := self._ready(bundle.digest)) is not None:  # somebody else has read it
+                return found
             suffix = _loaded(bundle, threads)
-            self._kept[bundle.digest] = suffix
-            while sum(kept.bytes for kept in self._kept.values()) > self._most_bytes:
-                self._kept.popitem(last=False)
+            with self._lock:
+                self._kept[bundle.digest] = suffix
+                self._make_room()
             return suffix
+
+    def _ready(self, digest: str) -> _Suffix | None:
+        with self._lock:
+            if digest not in self._kept:
+                return None
+            self._kept.move_to_end(digest)
+            return self._kept[digest]
+
+    def _make_room(self) -> None:
+        used_bytes = sum(suffix.bytes for suffix in self._kept.values())
+        while used_bytes > self._most_bytes and len(self._kept) > 1:
+            used_bytes -= self._kept.popitem(last=False)[1].bytes
 
 
 def _trunk_of(bundle: Bundle) -> TrunkReport:

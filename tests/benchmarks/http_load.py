@@ -46,18 +46,24 @@ def ask(port: int, request: bytes) -> int:
 
 
 def times_ms(port: int, request: bytes, *, n: int) -> list[tuple[float, float]]:
-    """Milliseconds of n requests on one connection, and of those what our handler says it took."""
-    found = []
-    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(n):
-            began_s = time.perf_counter()
-            connection.sendall(request)
-            status, keeps, body = _response(connection)
-            whole_ms = 1000 * (time.perf_counter() - began_s)
-            if status != 200 or not keeps:
-                raise ConnectionError(f"status {status}")
-            found.append((whole_ms, float(json.loads(body)["timing_ms"]["total"])))
+    """Milliseconds of n requests on one connection, and of those what our handler says it took.
+
+    A proxy that reloads its configuration, as HAProxy does after a start, closes connections with
+    an answer; another is opened.
+    """
+    found: list[tuple[float, float]] = []
+    while len(found) < n:
+        with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keeps = True
+            while keeps and len(found) < n:
+                began_s = time.perf_counter()
+                connection.sendall(request)
+                status, keeps, body = _response(connection)
+                whole_ms = 1000 * (time.perf_counter() - began_s)
+                if status != 200:
+                    raise ConnectionError(f"status {status}")
+                found.append((whole_ms, float(json.loads(body)["timing_ms"]["total"])))
     return found
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import shutil
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import ray
 from ray import serve
@@ -17,6 +21,7 @@ from orchestrator.errors import OrchestratorError, SpecError
 from serve.addresses import Address
 from serve.app import AppSettings, UnknownSettingsError, running_settings, stop_app
 from serve.client import Client
+from serve.limits import Limits
 from serve.tally import tally
 from tests.faults.conftest import Site
 from tests.faults.serving_load import Load, bare, kill, processes, retrying
@@ -134,6 +139,59 @@ def test_an_update_that_cannot_start_leaves_what_runs(
     site.run({"name": "cells", "bundle": str(versions[0])})
     with Client(site.url) as client:
         assert client.predict("cells", IMAGE).digest == open_bundle(versions[0]).digest
+
+
+def test_an_interrupted_update_is_undone(
+    site: Site, versions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    site.run({"name": "cells", "bundle": str(versions[0])})
+    before = running_settings()
+    broken = plain_bundle(tmp_path / "broken", kind="image-classification", labels=COLOURS)
+    earlier = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 2)
+        with pytest.raises(KeyboardInterrupt):
+            site.run({"name": "cells", "bundle": str(broken.path)})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
+    assert running_settings() == before
+    site.run({"name": "cells", "bundle": str(versions[0])})
+    with Client(site.url) as client:
+        assert client.predict("cells", IMAGE).digest == open_bundle(versions[0]).digest
+
+
+def test_what_is_served_may_be_replaced_when_its_files_are_gone(
+    site: Site, versions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    gone = shutil.copytree(versions[0], tmp_path / "gone")
+    broken = plain_bundle(tmp_path / "broken", kind="image-classification", labels=COLOURS)
+    site.run({"name": "cells", "bundle": str(gone)})
+    shutil.rmtree(gone)
+    told = "a replica does not start.*What was served until now cannot be started again either"
+    with pytest.raises(OrchestratorError, match=f"(?s){told}"):
+        site.run({"name": "cells", "bundle": str(broken.path)})
+    site.run({"name": "cells", "bundle": str(versions[1])})
+    with Client(site.url) as client:
+        assert client.predict("cells", IMAGE).digest == open_bundle(versions[1]).digest
+
+
+def test_a_request_that_is_late_stops_in_a_replica_of_its_own(
+    site: Site, versions: tuple[Path, Path]
+) -> None:
+    own = {"name": "cells", "bundle": str(versions[0]), "own": True}
+    site.run(own, limits=Limits(answer_s=1.0))
+    image = base64.b64encode(image_file((90, 40, 10), size=(5000, 5000))).decode()
+    body = {"inputs": [{"image": image}] * 32}  # some ten seconds of decoding
+    late = httpx.post(f"{site.url}/v1/models/cells:predict", json=body, timeout=30)
+    assert late.status_code == 504
+    (pid,) = processes(f"{REPLICA}cells")
+    replica = psutil.Process(pid)
+    time.sleep(1)  # an image is decoded to its end
+    before = replica.cpu_times()
+    time.sleep(2)
+    after = replica.cpu_times()
+    assert after.user - before.user < 0.5
 
 
 def test_a_first_application_that_cannot_start_leaves_nothing(

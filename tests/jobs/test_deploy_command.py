@@ -80,9 +80,9 @@ def done(words: list[str], environment: dict[str, str]) -> dict[str, Any]:
     return document
 
 
-def answered_by(port: int) -> tuple[str, str | None]:
+def answered_by(port: int, name: str = "cells") -> tuple[str, str | None]:
     """The version and alias that answer an image."""
-    url = f"http://127.0.0.1:{port}/v1/models/cells:predict"
+    url = f"http://127.0.0.1:{port}/v1/models/{name}:predict"
     found = httpx.post(url, content=image_file(), timeout=30).json()
     return found["version"], found["alias"]
 
@@ -133,8 +133,9 @@ def test_a_moved_alias_rolls_what_follows_it(
     names = Registry(registry, cache=tmp_path / "registering")
     first, second = bundles(tmp_path / "bundles")
     broken = plain_bundle(tmp_path / "broken", kind="image-classification", labels=COLOURS)
-    names.register(first, name="cells", alias="champion")
-    deploy = ["deploy", "cells", "--port", str(port), "--follow", "1", "--detach"]
+    for name in ("cells", "other"):
+        names.register(first, name=name, alias="champion")
+    deploy = ["deploy", "cells", "other", "--port", str(port), "--follow", "1", "--detach"]
     detached = done(deploy, environment)
     log = Path(detached["log"])
     try:
@@ -145,6 +146,10 @@ def test_a_moved_alias_rolls_what_follows_it(
             while told not in log.read_text() or answered_by(port)[0] == "1":
                 assert time.monotonic() < deadline_s, log.read_text()
                 time.sleep(0.2)
+        names.register(second, name="other", alias="champion")
+        while "other/1 → other/2" not in log.read_text() or answered_by(port, "other")[0] == "1":
+            assert time.monotonic() < deadline_s, log.read_text()
+            time.sleep(0.2)
         time.sleep(3)
         assert log.read_text().count("→ cells/3") == 1  # it is not tried again and again
         assert answered_by(port) == ("2", "champion")

@@ -119,6 +119,33 @@ def test_a_canary_that_fails_costs_no_request_its_answer(tmp_path: Path) -> None
     assert told["versions"]["1"]["errors"] == 0
 
 
+class Moody(Colours):
+    """Fails on images that are mostly blue."""
+
+    def probabilities(self, views: Sequence[Any]) -> Any:
+        found = super().probabilities(views)
+        if (found.argmax(axis=1) == 2).any():
+            raise RuntimeError("out of memory")
+        return found
+
+
+def test_a_canary_that_fails_on_one_of_several_inputs_costs_none_its_answer(tmp_path: Path) -> None:
+    images = [base64.b64encode(one).decode() for one in (RED, image_file((10, 10, 250)))]
+    handler, both = split(tmp_path, Moody, 0.99)
+
+    async def asked() -> tuple[dict[str, Any], dict[str, Any]]:
+        body = {"inputs": [{"image": image} for image in images]}
+        answer = await ask(handler, "POST", "/v1/models/colours:predict", json=body)
+        await both.settled()
+        details = await ask(handler, "GET", "/v1/models/colours")
+        return answer.json(), details.json()["candidate"]
+
+    answer, told = asyncio.run(asked())
+    assert answer["version"] == "1"
+    assert [one["label"] for one in answer["answers"]] == ["red", "blue"]
+    assert told["uncompared"] == {"failed": 1, "skipped": 0}
+
+
 def test_a_canary_that_hangs_costs_no_request_its_answer(tmp_path: Path) -> None:
     found, told = answers(*split(tmp_path, Slow, 0.9, answer_s=1), 4)
     assert {response.status_code for response in found} == {200}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +69,36 @@ def test_work_that_waits_for_a_thread_never_runs_once_it_is_cancelled() -> None:
 
     asyncio.run(give_up())
     assert ran == []
+
+
+class Holding:
+    """Work that holds the body of its request."""
+
+    def __call__(self) -> None:
+        raise AssertionError("it was cancelled")
+
+
+def test_work_that_is_cancelled_while_it_waits_lets_go_of_its_body() -> None:
+    async def give_up() -> None:
+        worker = Worker(threads=1, queue=1)
+        hangs = threading.Event()
+        first = asyncio.create_task(worker.run(hangs.wait))
+        await asyncio.sleep(0.05)
+        work = Holding()
+        held = weakref.ref(work)
+        second = asyncio.create_task(worker.run(work))
+        del work
+        await asyncio.sleep(0.05)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        del second
+        gc.collect()
+        assert held() is None
+        hangs.set()
+        await first
+
+    asyncio.run(give_up())
 
 
 class Slow(Colours):

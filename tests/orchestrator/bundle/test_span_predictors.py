@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ import transformers
 
 from jobs.templated import passages, tagged_sentences
 from orchestrator.bundle.bundle import Bundle
-from orchestrator.bundle.predictor import load_predictor
+from orchestrator.bundle.predictor import NOT_FINITE, Outputs, load_predictor, load_predictors
+from orchestrator.bundle.shared_trunk import SharedTrunk
 from orchestrator.bundle.torch_predictor import TorchPredictor
 from orchestrator.bundle.writing import write_bundle
 from orchestrator.data.pieces import pieces_of
+from orchestrator.errors import BundleError
 from orchestrator.features.store import FeatureStore
 from orchestrator.models.classifier import Classifier
 from orchestrator.spec.record import Record
@@ -226,6 +229,51 @@ def test_an_answerer_answers_as_a_plain_decode_does(tmp_path: Path) -> None:
     assert {"model.onnx", "tokenizer.json"} <= set(exported.bundle.manifest.files)
     spans_agree(exported, questions(second_half=False, n_things=1))
     spans_agree(exported, questions(second_half=False, n_things=1, together=6))
+
+
+def overflowing(run: Callable[[Any], Outputs]) -> Callable[[Any], Outputs]:
+    """A network whose numbers overflow."""
+
+    def overflown(prepared: Any) -> Outputs:
+        found = run(prepared)
+        return Outputs(np.full_like(found.logits, np.nan), found.features)
+
+    return overflown
+
+
+def test_a_tagger_and_an_answerer_of_one_encoder_have_no_trunk_in_common(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question's tokens have types, which a trunk cut from a tagger does not take."""
+    encoder = Material(tmp_path, "question-answering", n=24).encoder
+    params = {"strategy": "feature-extraction", "epochs": 1}
+    exported = {}
+    for kind, asked in (
+        ("token-classification", ["alice met bob"]),
+        ("question-answering", questions(second_half=False, n_things=1)[:4]),
+    ):
+        (root := tmp_path / kind).mkdir()
+        material = Material(root, kind, n=24, encoder=encoder)  # type: ignore[arg-type]
+        exported[kind] = Exported(material, root, params).bundle, asked
+    bundles = [bundle for bundle, _ in exported.values()]
+    digests = {bundle.manifest.trunk.digest for bundle in bundles if bundle.manifest.trunk}
+    assert len(digests) == 1
+    alone = [
+        list(load_predictor(bundle, threads=1).predict(asked))
+        for bundle, asked in exported.values()
+    ]
+    for order in (1, -1):
+        found = load_predictors(bundles[::order], threads=1)[::order]
+        answers = [
+            list(one.predict(asked))
+            for one, (_, asked) in zip(found, exported.values(), strict=True)
+        ]
+        assert answers == alone
+        for one, (_, asked) in zip(found, exported.values(), strict=True):
+            monkeypatch.setattr(one, "run", overflowing(one.run))  # type: ignore[attr-defined]
+            assert [answer["error"] for answer in one.predict(asked)] == [NOT_FINITE] * len(asked)
+    with pytest.raises(BundleError, match="fed other inputs"):
+        SharedTrunk(bundles[0], threads=1).predictor(bundles[1])
 
 
 @pytest.mark.slow
