@@ -28,6 +28,10 @@ from .worker import Room
 _LOG = logging.getLogger("transfer_orchestrator.serve")
 
 _NAME = NAME_RULE.removeprefix("^").removesuffix("$")
+# A client that comes back at once, whatever Retry-After says, takes time from those that are being
+# answered. It can do so only as often as it is told that it is refused.
+HELD_BACK_S = 0.5
+
 _VERBS: dict[str, Verb] = {"predict": "predict", "embed": "embed", "explain": "explain"}
 
 Action = Callable[["Handler", Exchange, re.Match[str]], Awaitable[Reply]]
@@ -110,6 +114,8 @@ class Handler:
             async with asyncio.timeout(self.limits.answer_s):
                 return await self._route(exchange)
         except Refusal as refused:
+            if refused.slug == "overloaded":
+                await asyncio.sleep(HELD_BACK_S)
             return problem_reply(refused, exchange)
         except TimeoutError:
             late = f"There was no answer within {self.limits.answer_s:g} s. Send fewer inputs"

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from serve.handler import Handler
+from serve.handler import HELD_BACK_S, Handler
 from serve.keys import Keys
 from serve.limits import Limits
 from serve.problems import KINDS
@@ -473,6 +473,8 @@ def test_a_full_queue_is_told_when_to_come_again(make: Callable[..., Handler]) -
     refused = next(r for r in found if r.status_code == 503)
     problem(refused, 503, "overloaded")
     assert int(refused.headers["retry-after"]) >= 1
+    held_s = [r.elapsed.total_seconds() for r in found if r.status_code == 503]
+    assert min(held_s) >= 0.9 * HELD_BACK_S
     assert asyncio.run(ask(handler, "POST", PREDICT, content=RED)).status_code == 200
 
 
