@@ -18,6 +18,9 @@ from orchestrator.bundle.predictor import NetworkPredictor, Outputs
 from orchestrator.data.inputs import Prepared, joined
 from orchestrator.data.tokens import TokenRows
 from orchestrator.spec.parts import TextContract
+from orchestrator.spec.stopping import Stopped, told_to_stop
+
+_LOOK_EVERY_S = 0.1  # whether whoever waits has been told to stop
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -28,6 +31,7 @@ class _Call(Generic[In, Out]):
     """One thread's value, and what came of it: an outcome, or why there is none."""
 
     value: In
+    given_up: Callable[[], bool]
     outcome: Out | None = None
     failure: BaseException | None = None
     ended: bool = False
@@ -37,7 +41,8 @@ class Batcher(Generic[In, Out]):
     """A function that threads call with a value each, and that runs on many values at once.
 
     One batch runs at a time, in the thread of one of its callers. Where a batch fails, each of its
-    values is tried alone, so that a bad one fails alone.
+    values is tried alone, so that a bad one fails alone. A thread whose work is told to stop while
+    it waits waits no longer, and its value goes nowhere.
 
     Args:
         run: The outcomes of some values, in their order.
@@ -60,8 +65,8 @@ class Batcher(Generic[In, Out]):
         self._runs = False
 
     def __call__(self, value: In) -> Out:
-        """The outcome of one value; raises what `run` raised of it alone."""
-        mine: _Call[In, Out] = _Call(value)
+        """The outcome of one value; raises what `run` raised of it alone, or Stopped."""
+        mine: _Call[In, Out] = _Call(value, told_to_stop())
         with self._changed:
             self._waiting.append(mine)
         while (batch := self._next(mine)) is not None:
@@ -78,8 +83,10 @@ class Batcher(Generic[In, Out]):
     def _next(self, mine: _Call[In, Out]) -> list[_Call[In, Out]] | None:
         """A batch to run, which is this thread's turn; None once its own call has ended."""
         with self._changed:
+            self._drop_given_up()
             while self._runs and not mine.ended:
-                self._changed.wait()
+                self._changed.wait(_LOOK_EVERY_S)
+                self._drop_given_up()
             if mine.ended:
                 return None
             self._runs = True
@@ -89,6 +96,11 @@ class Batcher(Generic[In, Out]):
                 batch.append(self._waiting.popleft())
                 room -= self._rows(batch[-1].value)
             return batch
+
+    def _drop_given_up(self) -> None:
+        for call in [call for call in self._waiting if call.given_up()]:
+            self._waiting.remove(call)
+            call.failure, call.ended = Stopped(), True
 
     def _answer(self, batch: Sequence[_Call[In, Out]]) -> None:
         try:

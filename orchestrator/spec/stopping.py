@@ -7,7 +7,7 @@ thread its work says so by `stoppable`. Without that, `go_on` does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Event
@@ -32,12 +32,17 @@ def stoppable(told: Event) -> Iterator[None]:
         _TOLD.reset(before)
 
 
+def told_to_stop() -> Callable[[], bool]:
+    """What tells another thread whether the work of this one is to stop."""
+    told = _TOLD.get()
+    return (lambda: False) if told is None else told.is_set
+
+
 def go_on() -> None:
     """Return, unless the work was told to stop.
 
     Raises:
         Stopped: It was.
     """
-    told = _TOLD.get()
-    if told is not None and told.is_set():
+    if told_to_stop()():
         raise Stopped

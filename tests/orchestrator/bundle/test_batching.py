@@ -21,6 +21,7 @@ from orchestrator.data.tokens import TokenRows
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.parts import Runtime
 from orchestrator.spec.record import Record
+from orchestrator.spec.stopping import Stopped, stoppable
 from orchestrator.spec.strategy import FeatureExtraction
 from tests.orchestrator.bundle.small_bundles import image_bundle, text_bundle
 
@@ -74,6 +75,37 @@ def test_who_comes_while_a_batch_runs_goes_with_the_next() -> None:
     assert together(call, range(16)) == [2 * value for value in range(16)]
     assert sum(map(len, doubling.batches)) == 16
     assert len(doubling.batches) <= 3  # the first caller's, and those who came meanwhile
+
+
+def test_who_is_told_to_stop_waits_no_longer_and_goes_with_nobody() -> None:
+    hangs = threading.Event()
+    batches: list[list[int]] = []
+
+    def run(values: Sequence[int]) -> list[int]:
+        batches.append(list(values))
+        hangs.wait()
+        return list(values)
+
+    call = Batcher(run, rows=lambda _: 1, most_rows=8)
+    told = threading.Event()
+
+    def stopped() -> int:
+        with stoppable(told):
+            return call(2)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(call, 1)
+        while not batches:
+            time.sleep(0.01)
+        second = pool.submit(stopped)
+        time.sleep(0.05)
+        told.set()
+        assert isinstance(second.exception(timeout=5), Stopped)
+        assert not first.done()
+        hangs.set()
+        assert first.result(timeout=5) == 1
+    assert call(3) == 3
+    assert batches == [[1], [3]]
 
 
 def test_a_batch_has_no_more_rows_than_it_may_and_what_has_more_goes_alone() -> None:
