@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keys", metavar="FILE", type=Path, help="lines `NAME KEY`, mode 600")
     parser.add_argument("--min", type=int, help="replicas at least (default: 1)")
-    parser.add_argument("--max", type=int, help="replicas at most (default: --min)")
+    parser.add_argument("--max", type=int, help="replicas at most (default: --min, and 1 at least)")
     parser.add_argument(
         "--own",
         action=argparse.BooleanOptionalAction,
