@@ -45,9 +45,9 @@ def checked_uri(uri: str) -> str:
 
 
 def shown_uri(uri: str) -> str:
-    """`uri` without a password, for messages."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    """`uri` without user and password, for messages; otherwise letter for letter."""
+    netloc = urlsplit(uri).netloc
+    return uri.replace(netloc, netloc.rpartition("@")[2], 1) if netloc else uri
 
 
 def sqlite_file(uri: str) -> Path | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bundle.bundle import Bundle, open_bundle
+from orchestrator.bundle.mlflow_server import shown_uri
 from orchestrator.bundle.registry import Registry
 from orchestrator.errors import IntegrityError, RegistryError
 
@@ -359,6 +360,21 @@ def test_an_address_of_another_kind_is_refused_without_its_password(
     with pytest.raises(RegistryError, match="registry") as caught:
         Registry(uri, cache=tmp_path)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+        ("/srv/mlruns", "/srv/mlruns"),
+        ("http://[::1]:5000/", "http://[::1]:5000/"),
+        ("https://ann:a%40b@host:5000/x?y=z", "https://host:5000/x?y=z"),
+        ("https://a:b@c@host", "https://host"),
+    ],
+)
+def test_an_address_is_shown_as_it_is_but_for_its_password(uri: str, shown: str) -> None:
+    assert shown_uri(uri) == shown
 
 
 def test_a_file_that_is_no_database_is_refused_at_once(tmp_path: Path) -> None:
