@@ -36,7 +36,7 @@ def changing(*, patience_s: float = PATIENCE_S) -> Iterator[None]:
     Raises:
         OrchestratorError: Another command holds it for longer.
     """
-    turn = _taken(time.monotonic() + patience_s)
+    turn = _taken(patience_s)
     try:
         yield
     finally:
@@ -44,8 +44,8 @@ def changing(*, patience_s: float = PATIENCE_S) -> Iterator[None]:
             ray.kill(turn)
 
 
-def _taken(deadline_s: float) -> Any:
-    patience_s = deadline_s - time.monotonic()
+def _taken(patience_s: float) -> Any:
+    deadline_s = time.monotonic() + patience_s
     kind: Any = ray.remote(_Turn).options(
         name=NAME, namespace=NAMESPACE, num_cpus=0, max_restarts=-1
     )

@@ -25,13 +25,13 @@ from .problems import Refusal, brief, not_ready
 from .split import SplitEndpoint, report
 from .worker import Room
 
-_LOG = logging.getLogger("transfer_orchestrator.serve")
-
-_NAME = NAME_RULE.removeprefix("^").removesuffix("$")
 # A client that comes back at once, whatever Retry-After says, takes time from those that are being
 # answered. It can do so only as often as it is told that it is refused.
 HELD_BACK_S = 0.5
 
+_LOG = logging.getLogger("transfer_orchestrator.serve")
+
+_NAME = NAME_RULE.removeprefix("^").removesuffix("$")
 _VERBS: dict[str, Verb] = {"predict": "predict", "embed": "embed", "explain": "explain"}
 
 Action = Callable[["Handler", Exchange, re.Match[str]], Awaitable[Reply]]

@@ -86,8 +86,8 @@ class Predictor(Protocol):
         `start`, `end`, `text` and `score`; question answering `answer`, `start`, `end`, `score` and
         `alternatives`; positions are characters of the text or context. An input that cannot be
         decoded, or for which the network's output is no number, gives `{"uri": …, "error": reason}`
-        and does not stop the others. `uri` is the path
-        as given, or `input:<position>` for bytes and images in memory.
+        and does not stop the others. `uri` is the path as given, or `input:<position>` for bytes
+        and images in memory.
 
         Args:
             inputs: Of an image model paths, encoded images, or PIL images; of a text model texts,

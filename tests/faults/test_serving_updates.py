@@ -35,6 +35,18 @@ REPLICA = "ServeReplica:orchestrator:"
 PROXY, CONTROLLER = "ProxyActor", "ServeController"
 
 
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A version that cannot start: its weights are no weights."""
+    return plain_bundle(tmp_path / "broken", kind="image-classification", labels=COLOURS).path
+
+
+def answering(site: Site) -> str:
+    """The digest of the version that answers now."""
+    with Client(site.url) as client:
+        return client.predict("cells", IMAGE).digest
+
+
 def digests(load: Load) -> set[str]:
     """Of every version that answered, after a look at whether each gave one answer alone."""
     for version, told in load.versions.items():
@@ -115,17 +127,16 @@ def test_an_update_under_load_fails_no_request_and_mixes_no_versions(
 
 
 def test_an_update_that_cannot_start_leaves_what_runs(
-    site: Site, versions: tuple[Path, Path], tmp_path: Path
+    site: Site, versions: tuple[Path, Path], broken: Path
 ) -> None:
     site.run({"name": "cells", "bundle": str(versions[0])})
     before = running_settings()
     assert isinstance(before, AppSettings)
     (replica,) = processes(REPLICA)
-    broken = plain_bundle(tmp_path / "broken", kind="image-classification", labels=COLOURS)
     with Load([bare(site.url, "cells", IMAGE)], every_s=0.05) as load:
         load.wait_for(10)
         with pytest.raises(OrchestratorError, match="a replica does not start"):
-            site.run({"name": "cells", "bundle": str(broken.path)})
+            site.run({"name": "cells", "bundle": str(broken)})
         load.wait_for(10)
     assert not load.faults, load.ended
     assert digests(load) == {open_bundle(versions[0]).digest}
@@ -137,43 +148,38 @@ def test_an_update_that_cannot_start_leaves_what_runs(
         assert time.monotonic() < deadline_s, "the replica was not replaced"
         time.sleep(0.1)
     site.run({"name": "cells", "bundle": str(versions[0])})
-    with Client(site.url) as client:
-        assert client.predict("cells", IMAGE).digest == open_bundle(versions[0]).digest
+    assert answering(site) == open_bundle(versions[0]).digest
 
 
 def test_an_interrupted_update_is_undone(
-    site: Site, versions: tuple[Path, Path], tmp_path: Path
+    site: Site, versions: tuple[Path, Path], broken: Path
 ) -> None:
     site.run({"name": "cells", "bundle": str(versions[0])})
     before = running_settings()
-    broken = plain_bundle(tmp_path / "broken", kind="image-classification", labels=COLOURS)
     earlier = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 2)
         with pytest.raises(KeyboardInterrupt):
-            site.run({"name": "cells", "bundle": str(broken.path)})
+            site.run({"name": "cells", "bundle": str(broken)})
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, earlier)
     assert running_settings() == before
     site.run({"name": "cells", "bundle": str(versions[0])})
-    with Client(site.url) as client:
-        assert client.predict("cells", IMAGE).digest == open_bundle(versions[0]).digest
+    assert answering(site) == open_bundle(versions[0]).digest
 
 
 def test_what_is_served_may_be_replaced_when_its_files_are_gone(
-    site: Site, versions: tuple[Path, Path], tmp_path: Path
+    site: Site, versions: tuple[Path, Path], broken: Path, tmp_path: Path
 ) -> None:
     gone = shutil.copytree(versions[0], tmp_path / "gone")
-    broken = plain_bundle(tmp_path / "broken", kind="image-classification", labels=COLOURS)
     site.run({"name": "cells", "bundle": str(gone)})
     shutil.rmtree(gone)
     told = "a replica does not start.*What was served until now cannot be started again either"
     with pytest.raises(OrchestratorError, match=f"(?s){told}"):
-        site.run({"name": "cells", "bundle": str(broken.path)})
+        site.run({"name": "cells", "bundle": str(broken)})
     site.run({"name": "cells", "bundle": str(versions[1])})
-    with Client(site.url) as client:
-        assert client.predict("cells", IMAGE).digest == open_bundle(versions[1]).digest
+    assert answering(site) == open_bundle(versions[1]).digest
 
 
 def test_a_request_that_is_late_stops_in_a_replica_of_its_own(
@@ -195,13 +201,12 @@ def test_a_request_that_is_late_stops_in_a_replica_of_its_own(
 
 
 def test_a_first_application_that_cannot_start_leaves_nothing(
-    site: Site, versions: tuple[Path, Path], tmp_path: Path
+    site: Site, versions: tuple[Path, Path], broken: Path
 ) -> None:
     site.run({"name": "cells", "bundle": str(versions[0])})
     stop_app()
-    broken = plain_bundle(tmp_path / "broken", kind="image-classification", labels=COLOURS)
     with pytest.raises(OrchestratorError, match="a replica does not start"):
-        site.run({"name": "cells", "bundle": str(broken.path)})
+        site.run({"name": "cells", "bundle": str(broken)})
     assert running_settings() is None
     site.run({"name": "cells", "bundle": str(versions[0])})
 
@@ -235,8 +240,7 @@ def test_what_other_machines_reach_is_not_served_without_keys(
     monkeypatch.setattr("serve.app._listens", lambda: Address("0.0.0.0", site.port))
     with pytest.raises(SpecError, match=r"listens at 0\.0\.0\.0: everyone could ask.*--keys FILE"):
         site.run({**one, "bundle": str(versions[1])})
-    with Client(site.url) as client:
-        assert client.predict("cells", IMAGE).digest == open_bundle(versions[0]).digest
+    assert answering(site) == open_bundle(versions[0]).digest
 
 
 def test_a_version_cannot_prove_itself_beside_itself(
