@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # once would be tens of gigabytes.
 MOST_ROWS = 32
 
-NOT_FINITE = "the model's output for this input is no number"  # the model's fault, not the input's
+NOT_FINITE = "the model's output for this input is not finite"  # the model's fault, not the input's
 
 Floats = npt.NDArray[np.float32]
 Probabilities = Floats
@@ -85,7 +85,7 @@ class Predictor(Protocol):
         task gives `"labels"`, a list. Token classification gives `"entities"`, each with `label`,
         `start`, `end`, `text` and `score`; question answering `answer`, `start`, `end`, `score` and
         `alternatives`; positions are characters of the text or context. An input that cannot be
-        decoded, or for which the network's output is no number, gives `{"uri": …, "error": reason}`
+        decoded, or whose output is not finite, gives `{"uri": …, "error": reason}`
         and does not stop the others. `uri` is the path as given, or `input:<position>` for bytes
         and images in memory.
 
@@ -316,10 +316,10 @@ def _answer_batch(
 
 
 def _answered(predictor: Predictor, read: Sequence[Any], top: int) -> Iterable[dict[str, Any]]:
-    """The answer to each input; an error for one whose outputs are no numbers."""
+    """The answer to each input; an error for one whose outputs are not finite."""
     preparer = predictor.preparer
     outputs = predictor.probabilities(preparer.batch(read))
-    if not np.isnan(outputs).any():
+    if np.isfinite(outputs).all():
         return preparer.answers(read, outputs, calibrated_task(predictor.manifest), top=top)
     if len(read) == 1:
         return [{"error": NOT_FINITE}]
